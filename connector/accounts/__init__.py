@@ -1,0 +1,1 @@
+"""Assets, peers, routes and their stores over Postgres."""

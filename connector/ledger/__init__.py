@@ -1,0 +1,1 @@
+"""Balances: what the node needs from a ledger, and the ledgers that provide it."""

@@ -1,0 +1,1 @@
+"""How packets travel between nodes: ILP over HTTP, in and out."""

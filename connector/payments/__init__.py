@@ -1,0 +1,1 @@
+"""Rates between assets; payments follow."""

@@ -1,0 +1,1 @@
+"""The routing table and, later, the exchange of routes with peers. Pure."""

@@ -1,0 +1,1 @@
+"""An example rates service: one JSON answer for each base currency."""
