@@ -1,7 +1,7 @@
 """The ledger interface and its value types.
 
-Types, flags and result codes are TigerBeetle's (docs/reference of its release 0.17): unsigned 128-bit ids
-and amounts, double entry, linked chains, two-phase transfers. Every implementation in this folder
+Types, flags and result codes are those of TigerBeetle 0.17 (its docs/reference): unsigned 128-bit
+ids and amounts, double entry, linked chains, two-phase transfers. Every implementation here
 behaves alike and is held to ``tests/contract``. Values are plain integers; nothing here does IO.
 """
 
