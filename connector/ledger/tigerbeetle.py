@@ -9,10 +9,10 @@ import asyncio
 import re
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Protocol, Self
 
 from connector.errors import (
     ConfigError,
@@ -30,9 +30,6 @@ from connector.ledger.ledger import (
     Account,
     Transfer,
 )
-
-if TYPE_CHECKING:
-    from connector.ledger.tigerbeetle_native import NativeSession
 
 REPLICAS_MAX: Final = 6
 PORT_DEFAULT: Final = 3001
@@ -60,6 +57,16 @@ class _TooMuchData(Exception):
     """The request is larger than the server takes; nothing of it was applied."""
 
 
+class Session(Protocol):
+    """What the ledger needs of ``tigerbeetle_native.NativeSession``."""
+
+    def submit(
+        self, operation: int, events: bytes, done: Callable[[int, bytes], None], /
+    ) -> bool: ...
+
+    def close(self) -> None: ...
+
+
 class TigerBeetleLedger:
     """A ``Ledger`` on one TigerBeetle session; all its calls belong to the loop that connected it.
 
@@ -67,7 +74,7 @@ class TigerBeetleLedger:
     ``LedgerSessionLost`` only a new process helps.
     """
 
-    def __init__(self, session: "NativeSession") -> None:
+    def __init__(self, session: Session) -> None:
         self.batch_events_max = BATCH_EVENTS_MAX
         self._session = session
         self._loop = asyncio.get_running_loop()
