@@ -121,11 +121,11 @@ def encode(schema: Any, value: Value) -> bytes:
         return b"".join(encode(part.asn1Object, value[part.name]) for part in types)
     try:
         checked = schema.clone(value)
+        if isinstance(schema, univ.Integer):
+            return int(checked).to_bytes(_integer_bytes(schema), "big")
+        octets: bytes = checked.asOctets()
     except PyAsn1Error as problem:
         raise EncodeError(str(problem)) from None
-    if isinstance(schema, univ.Integer):
-        return int(checked).to_bytes(_integer_bytes(schema), "big")
-    octets: bytes = checked.asOctets()
     return octets if _fixed_size(schema) is not None else _encode_length(len(octets)) + octets
 
 
