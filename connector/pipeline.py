@@ -140,7 +140,6 @@ class Pipeline:
         self,
         *,
         ledger: LedgerQueue,
-        links: Links,
         slot: int,
         rules: PacketRules,
         wall_ms: Callable[[], int],
@@ -154,7 +153,8 @@ class Pipeline:
         an account that the directory names: the directory should be read again.
         """
         self._ledger = ledger
-        self._links = links
+        # Set by whoever wires the node: links report to the pipeline, so each needs the other.
+        self.links: Links
         self._rules = rules
         self._wall_ms = wall_ms
         self._monotonic = monotonic
@@ -398,7 +398,7 @@ class Pipeline:
         data = rewrite_prepare(
             packet.prepare, packet.destination_amount, format_expiry(packet.expires_at_ms)
         )
-        self._links.send(
+        self.links.send(
             destination.peer, data, packet, packet.send_until, packet.decide_until + LATE_REPLY_S
         )
 

@@ -10,7 +10,7 @@ import json
 import time
 from collections import Counter, deque
 from hashlib import sha256
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 
@@ -80,8 +80,7 @@ class Connection(asyncio.Protocol):
         self.lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True

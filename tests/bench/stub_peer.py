@@ -7,6 +7,7 @@ so that its own cost stays small beside the node's.
 import argparse
 import asyncio
 import signal
+from typing import cast
 
 import uvloop
 
@@ -29,8 +30,7 @@ class Stub(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         buffer = self.buffer + data if self.buffer else data

@@ -125,7 +125,6 @@ class Bench:
         self.missing_accounts = 0
         self.pipeline = Pipeline(
             ledger=self.ledger,
-            links=self.links,
             slot=7,
             rules=rules or PacketRules(),
             wall_ms=self.clock.wall_ms,
@@ -133,6 +132,7 @@ class Bench:
             random_bits=lambda bits: 5,
             on_account_missing=self._account_missing,
         )
+        self.pipeline.links = self.links
         self.apply(*(peers or (ALICE, BOB, CAROL)), address=address)
         self.pipeline.apply_rates(RateTable({("EUR", "USD"): Ratio(108, 100)}, {"EUR": 10_000.0}))
 
