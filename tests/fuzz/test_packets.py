@@ -177,7 +177,7 @@ def test_later_fields_travel_on(raw: bytes, later: bytes) -> None:
 @given(addresses, st.integers(0, 255), st.text())
 def test_ildcp_responses_are_as_specified(address: str, scale: int, code: str) -> None:
     raw = encode_response(address, scale, code)
-    value = {"clientAddress": address, "assetScale": scale, "assetCode": code}
+    value: asn1.Value = {"clientAddress": address, "assetScale": scale, "assetCode": code}
     assert asn1.encode(asn1.ILDCP_RESPONSE, value) == raw
 
 
