@@ -27,6 +27,7 @@ from connector.ledger.ledger import (
     CREDITS,
     DEBITS,
     LINKED,
+    REVERSED,
     Account,
     Transfer,
 )
@@ -185,7 +186,7 @@ class TigerBeetleLedger:
             timestamp_min=timestamp_min,
             timestamp_max=timestamp_max,
             limit=limit,
-            flags=flags,
+            flags=records.QUERY_REVERSED if flags & REVERSED else 0,
         )
         return records.unpack_transfers(await self._request(records.QUERY_TRANSFERS, request))
 

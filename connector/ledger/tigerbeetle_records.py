@@ -21,6 +21,9 @@ CREATE_TRANSFERS: Final = 147
 
 RECORD_BYTES: Final = 128
 
+# The same word has another bit in a query's filter than in an account's.
+QUERY_REVERSED: Final = 1 << 0
+
 # Fields that only the ledger sets (timestamp, balances, reserved bytes) are padding on the way out:
 # there they must be zero, so an event that was looked up can be sent again as it is.
 _transfer_out = Struct("<16s16s16s16s16s16sQIIIHH8x")

@@ -10,11 +10,13 @@ Fixtures: ``tigerbeetle_cluster`` - what to connect to, one for the session;
 ``private_tigerbeetle`` - a replica of the test's own, to be paused, killed and started again.
 """
 
+import ctypes
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,8 +25,10 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from tests.support.requires import require
+
 START_S_MAX: Final = 60
-SKIP_REASON: Final = "needs TIGERBEETLE_BIN or TIGERBEETLE_REPLICA_ADDRESSES"
+PR_SET_PDEATHSIG: Final = 1
 
 
 class Cluster(NamedTuple):
@@ -75,6 +79,7 @@ class Replica:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                preexec_fn=_die_with_parent,
             )
         deadline = time.monotonic() + START_S_MAX
         while not self._listens():
@@ -109,33 +114,33 @@ class Replica:
             return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
 
+def _die_with_parent() -> None:
+    """Ask Linux to end the server when a killed test run cannot."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 @pytest.fixture(scope="session")
 def tigerbeetle_cluster() -> Iterator[Cluster]:
     addresses = os.environ.get("TIGERBEETLE_REPLICA_ADDRESSES")
-    binary = os.environ.get("TIGERBEETLE_BIN")
     if addresses:
         yield Cluster(int(os.environ.get("TIGERBEETLE_CLUSTER_ID", "0")), addresses)
-    elif binary:
-        yield from _replica_cluster(binary)
-    else:
-        pytest.skip(SKIP_REASON)
-
-
-@pytest.fixture
-def private_tigerbeetle() -> Iterator[Replica]:
-    binary = os.environ.get("TIGERBEETLE_BIN")
-    if not binary:
-        pytest.skip("needs TIGERBEETLE_BIN")
-    replica = Replica(binary)
+        return
+    replica = Replica(require("tigerbeetle"))
     try:
-        yield replica
+        yield replica.cluster
     finally:
         replica.close()
 
 
-def _replica_cluster(binary: str) -> Iterator[Cluster]:
+@pytest.fixture
+def private_tigerbeetle() -> Iterator[Replica]:
+    require("tigerbeetle")
+    binary = os.environ.get("TIGERBEETLE_BIN")
+    if not binary:
+        pytest.skip("needs TIGERBEETLE_BIN: a shared cluster is not to be killed")
     replica = Replica(binary)
     try:
-        yield replica.cluster
+        yield replica
     finally:
         replica.close()

@@ -224,6 +224,7 @@ def test_other_values_out_of_range_are_refused(value: int) -> None:
 def test_numbers_are_the_clients() -> None:
     for name, operation in bindings.Operation.__members__.items():
         assert getattr(records, name, operation) == operation
+    assert int(bindings.QueryFilterFlags.REVERSED) == records.QUERY_REVERSED
     assert int(bindings.PacketStatus.OK) == ledger_module.STATUS_OK
     assert int(bindings.PacketStatus.TOO_MUCH_DATA) == ledger_module.STATUS_TOO_MUCH_DATA
     assert set(ledger_module.SESSION_ENDED) == {
