@@ -9,7 +9,6 @@ Spec: RFC 9110, RFC 9112; Interledger RFC 0035, in its synchronous form.
 """
 
 import asyncio
-import logging
 import ssl
 import time
 from collections import deque
@@ -19,13 +18,14 @@ from typing import Any, Final, cast
 
 import httptools
 import msgspec
+import structlog
 
 from connector.directory import Peer
 from connector.errors import ConfigError, InvalidInput
 from connector.links.endpoint import Endpoint, parse_endpoint
 from connector.ports import LinkClient, LinkFailure
 
-logger = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 # Where a connection stands in the answer it reads.
 BETWEEN: Final = 0
@@ -80,30 +80,6 @@ class _InvalidAnswer(Exception):
 
 class PeerConnection(asyncio.Protocol):
     """One connection to a peer: requests out, answers in, in the same order."""
-
-    __slots__ = (
-        "_body",
-        "_head_bytes",
-        "_head_fed",
-        "_idle_s",
-        "_interim",
-        "_keep_alive",
-        "_limits",
-        "_parser",
-        "_persist",
-        "_pool",
-        "_replies",
-        "_sized",
-        "_state",
-        "_status",
-        "_transport",
-        "closed",
-        "listed",
-        "outstanding",
-        "retired",
-        "slow",
-        "usable_until",
-    )
 
     def __init__(self, pool: "PeerPool") -> None:
         self._pool = pool
@@ -362,7 +338,7 @@ class PeerPool:
             endpoint = parse_endpoint(self.peer.endpoint)
             self.head = _request_head(endpoint, self.peer.outgoing_token)
         except InvalidInput as error:
-            logger.error("Peer %r cannot be reached: %s", self.peer, error)  # noqa: TRY400
+            log.warning("peer_endpoint_unusable", peer=repr(self.peer), reason=str(error))
         else:
             self._endpoint = endpoint
 
@@ -495,8 +471,8 @@ class PeerPool:
         if now < self._retry_at:
             return
         if not self._retry_s:
-            logger.warning(
-                "Peer %r cannot be reached: %s", self.peer, str(error) or type(error).__name__
+            log.warning(
+                "peer_unreachable", peer=repr(self.peer), reason=str(error) or type(error).__name__
             )
         self._retry_s = min(
             max(self._retry_s * 2, self.limits.retry_s_min), self.limits.retry_s_max
@@ -629,7 +605,7 @@ class HttpLinks:
         try:
             self._client.receive_reply(packet, body)
         except Exception:
-            logger.exception("A reply could not be processed")
+            log.exception("link_reply_not_taken")
         if self.closing:
             self._progress.set()
 
@@ -637,7 +613,7 @@ class HttpLinks:
         try:
             self._client.receive_link_failure(packet, failure)
         except Exception:
-            logger.exception("A link failure could not be processed")
+            log.exception("link_failure_not_taken")
         if self.closing:
             self._progress.set()
 

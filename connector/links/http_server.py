@@ -12,7 +12,6 @@ Spec: RFC 9110, RFC 9112; Interledger RFC 0035, in its synchronous form.
 """
 
 import asyncio
-import logging
 import secrets
 import socket
 from collections import deque
@@ -24,8 +23,9 @@ from typing import Any, Final, NoReturn, cast
 
 import httptools
 import msgspec
+import structlog
 
-logger = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 # Where a connection stands in the message it reads.
 IDLE: Final = 0
@@ -47,6 +47,7 @@ SINGLE_HEADERS: Final = frozenset(
         b"expect",
     )
 )
+REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 EXTRA_HEADERS: Final = {
     401: b"WWW-Authenticate: Bearer\r\n",
     405: b"Allow: POST\r\n",
@@ -114,31 +115,6 @@ class _Refused(Exception):
 class HttpConnection(asyncio.Protocol):
     """One connection: requests in, answers out in the same order."""
 
-    __slots__ = (
-        "_account",
-        "_body",
-        "_continue_due",
-        "_eof",
-        "_head_bytes",
-        "_head_fed",
-        "_header_count",
-        "_headers",
-        "_held",
-        "_limits",
-        "_parser",
-        "_paused",
-        "_persist_told",
-        "_phase",
-        "_transport",
-        "_write_blocked",
-        "deadline",
-        "dirty",
-        "exchanges",
-        "server",
-        "stopping",
-        "write_deadline",
-    )
-
     def __init__(self, server: "IlpHttpServer") -> None:
         self.server = server
         self._limits = server.limits
@@ -176,7 +152,7 @@ class HttpConnection(asyncio.Protocol):
         self.deadline = self.server.now + self._limits.header_s
         if not self.server.admit(self):
             self._phase = DEAF
-            self._transport.write(_render(503, b"Too many connections", b"Connection: close\r\n"))
+            self._transport.write(_render(503, b"No more connections", b"Connection: close\r\n"))
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -243,8 +219,6 @@ class HttpConnection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._fail(400, "Upgrade is not supported")
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, _Refused):
                 self._fail(500, self.server.report(error))
@@ -287,9 +261,19 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(505, "HTTP/1.1 or HTTP/1.0 required")
         if self._parser.get_method() != b"POST":
             self._refuse(405, "POST required")
+        if self._parser.should_upgrade():
+            self._refuse(400, "Upgrade is not supported")
         if version == "1.1" and b"host" not in headers:
             self._refuse(400, "Host header required")
         self._account = self._authenticate(headers.get(b"authorization", b""))
+        self._check_body(headers)
+        if b"expect" in headers:
+            self._expect(headers[b"expect"], version)
+        self._persist_told = version == "1.0"
+        self._phase = BODY
+        self.deadline = self.server.now + limits.body_s
+
+    def _check_body(self, headers: dict[bytes, bytes]) -> None:
         content_type = headers.get(b"content-type", b"")
         if content_type != OCTET_STREAM and _media_type(content_type) != OCTET_STREAM:
             self._refuse(415, "Content-Type application/octet-stream required")
@@ -300,11 +284,6 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(411, "Content-Length required")
         if int(headers[b"content-length"]) > self._limits.body_bytes_max:
             self._refuse(413, "Request body too large")
-        if b"expect" in headers:
-            self._expect(headers[b"expect"], version)
-        self._persist_told = version == "1.0"
-        self._phase = BODY
-        self.deadline = self.server.now + self._limits.body_s
 
     def on_body(self, body: bytes) -> None:
         if not self._body:
@@ -497,7 +476,8 @@ class IlpHttpServer:
         self._connections: set[HttpConnection] = set()
         self._dirty: list[HttpConnection] = []
         self._sweeper: asyncio.TimerHandle | None = None
-        self._empty: asyncio.Event = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._draining = False
         # Time is read once a sweep, not once a request.
         self.now = 0.0
         self.head = b""
@@ -543,6 +523,7 @@ class IlpHttpServer:
 
     async def drain(self, timeout_s: float) -> None:
         """Stop accepting, answer what is in flight, then close everything, by force at the end."""
+        self._draining = True
         if self._server is not None:
             self._server.close()
         for connection in tuple(self._connections):
@@ -566,7 +547,7 @@ class IlpHttpServer:
     # For connections
 
     def admit(self, connection: HttpConnection) -> bool:
-        if len(self._connections) >= self.limits.connections_max:
+        if self._draining or len(self._connections) >= self.limits.connections_max:
             self.connections_refused += 1
             self.count_error(503)
             return False
@@ -587,13 +568,12 @@ class IlpHttpServer:
         try:
             self._receive_prepare(account, body, exchange)
         except Exception as error:  # noqa: BLE001 - reported, with its traceback
-            message = self.report(error)
-            exchange.refuse(500, message)
+            exchange.refuse(500, self.report(error))
 
     def report(self, error: Exception) -> str:
         """Log a fault of ours under an id; returns what the client may know of it."""
         error_id = secrets.token_hex(8)
-        logger.error("Request failed, error id %s", error_id, exc_info=error)
+        log.error("request_failed", error_id=error_id, exc_info=error)
         return f"Internal error {error_id}"
 
     def touch(self, connection: HttpConnection) -> None:
@@ -627,7 +607,7 @@ def _head(status: int, content_type: bytes, extra: bytes) -> bytes:
     """An answer's head up to the digits of its length."""
     return b"HTTP/1.1 %d %b\r\nDate: %b\r\nContent-Type: %b\r\n%bContent-Length: " % (
         status,
-        HTTPStatus(status).phrase.encode(),
+        REASONS.get(status, b""),
         formatdate(usegmt=True).encode(),
         content_type,
         extra,
