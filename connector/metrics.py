@@ -82,7 +82,6 @@ async def serve_snapshots(
     path: str | Path, collect: Collect, ready: Callable[[], bool]
 ) -> asyncio.Server:
     """Answer one snapshot for each connection to a unix socket, then close it."""
-    Path(path).unlink(missing_ok=True)
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
