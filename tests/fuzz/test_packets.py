@@ -1,11 +1,13 @@
 """Whatever bytes come in: a value or DecodeError, and the same as the ASN.1 specification says."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyasn1.type import univ
 
 from connector.errors import DecodeError
 from connector.packets import asn1
@@ -118,6 +120,24 @@ def test_bytes_and_values_are_as_specified(raw: bytes) -> None:
 @given(mutated(packets))
 def test_mutated_packets_are_judged_as_specified(raw: bytes) -> None:
     assert outcome(read_fast, raw) == outcome(asn1.decode_packet, raw)
+
+
+def with_length(octets: bytes, length_bytes: int) -> bytes:
+    """Put a length before octets: in so many bytes, as short as possible for 0."""
+    if not length_bytes:
+        return asn1.encode(univ.OctetString(), octets)
+    length_bytes = max(length_bytes, (len(octets).bit_length() + 7) // 8)
+    return bytes([0x80 + length_bytes]) + len(octets).to_bytes(length_bytes, "big") + octets
+
+
+@pytest.mark.parametrize("size", [0, 1, 94, 95, 127, 128, 222, 223, 255, 256, 65499, 65500, 65501])
+def test_every_form_of_a_length_is_judged_as_specified(size: int) -> None:
+    # Fields behind the data bring the contents to the sizes at which the outer length changes.
+    data_size = min(size, 300)
+    for outer, inner in itertools.product(range(10), range(10)):
+        contents = bytes(32) + with_length(bytes(data_size), inner) + bytes(size - data_size)
+        raw = b"\x0d" + with_length(contents, outer)
+        assert outcome(read_fast, raw) == outcome(asn1.decode_packet, raw)
 
 
 @EXAMPLES
