@@ -59,8 +59,9 @@ class Links(Protocol):
 class LedgerQueue(Protocol):
     """The way to the ledger for the packet path: chains in, outcomes back, no awaiting."""
 
-    silent: bool
-    """A request has been outstanding for too long: hold no more."""
+    @property
+    def silent(self) -> bool:
+        """A request has been outstanding for too long: hold no more."""
 
     def submit(
         self, chain: Sequence[Transfer], done: Callable[[Any, int, int], None], packet: Any

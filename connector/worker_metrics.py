@@ -8,6 +8,8 @@ from connector.directory import Asset, Peer
 from connector.ledger.accounts import balance
 from connector.ledger.batcher import Batcher
 from connector.ledger.ledger import Account as LedgerAccount
+from connector.links.http_client import HttpLinks
+from connector.links.http_server import IlpHttpServer
 from connector.metrics import Family
 from connector.pipeline import Account, Pipeline
 
@@ -78,6 +80,34 @@ def ledger_families(batcher: Batcher) -> list[Family]:
         _single("jirani_ledger_silent", "gauge", "1: no answer for a second", int(batcher.silent)),
         _single("jirani_ledger_failures", "counter", "Requests repeated", batcher.failures),
     ]
+
+
+def server_families(server: IlpHttpServer) -> list[Family]:
+    errors: Samples = [({"status": str(status)}, n) for status, n in server.errors.items()]
+    return [
+        _single("jirani_connections", "gauge", "Connections from peers", server.connections_open),
+        _single("jirani_connections_opened", "counter", "Since start", server.connections_opened),
+        _single("jirani_connections_refused", "counter", "Too many", server.connections_refused),
+        _single("jirani_requests", "counter", "Well-framed requests", server.requests),
+        Family("jirani_http_errors", "counter", "Requests answered with an HTTP error", errors),
+    ]
+
+
+def links_families(links: HttpLinks) -> list[Family]:
+    pools = list(links.pools.values())
+    families = [
+        Family(name, "counter", text, [(_peer(pool.peer), getattr(pool, field)) for pool in pools])
+        for field, name, text in (
+            ("connects", "jirani_link_connects", "Connections made to this peer"),
+            ("connect_failures", "jirani_link_connect_failures", "Attempts that failed"),
+            ("unreachable", "jirani_link_unreachable", "Packets that found no connection"),
+            ("cuts", "jirani_link_cuts", "Packets whose connection was lost"),
+            ("http_errors", "jirani_link_http_errors", "Packets answered with no ILP packet"),
+        )
+    ]
+    open_now: Samples = [(_peer(pool.peer), len(pool.connections)) for pool in pools]
+    families.append(Family("jirani_link_connections", "gauge", "Connections to a peer", open_now))
+    return families
 
 
 def balance_families(
