@@ -35,6 +35,8 @@ DEAF: Final = 3  # what else arrives is thrown away
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 OCTET_STREAM: Final = b"application/octet-stream"
+# RFC 35 names the first; ilp-plugin-http sends the second.
+PACKET_TYPES: Final = frozenset((OCTET_STREAM, b"application/ilp+octet-stream"))
 # Headers that decide something: one that comes twice means two things to two readers.
 SINGLE_HEADERS: Final = frozenset(
     (
@@ -275,7 +277,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _check_body(self, headers: dict[bytes, bytes]) -> None:
         content_type = headers.get(b"content-type", b"")
-        if content_type != OCTET_STREAM and _media_type(content_type) != OCTET_STREAM:
+        if content_type != OCTET_STREAM and _media_type(content_type) not in PACKET_TYPES:
             self._refuse(415, "Content-Type application/octet-stream required")
         if b"content-encoding" in headers:
             self._refuse(415, "Content-Encoding is not supported")
