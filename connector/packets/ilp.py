@@ -26,6 +26,9 @@ from connector.packets.oer import encode_length, encode_var_octets, read_octets,
 PREPARE = 12
 FULFILL = 13
 REJECT = 14
+_PREPARE_TYPE = bytes((PREPARE,))
+_FULFILL_TYPE = bytes((FULFILL,))
+_REJECT_TYPE = bytes((REJECT,))
 
 AMOUNT_MAX = 2**64 - 1
 HASH_BYTES = 32
@@ -76,7 +79,9 @@ class Reject(msgspec.Struct, gc=False):
 
 def decode_prepare(raw: bytes) -> Prepare:
     """Read a Prepare from a peer. Raises DecodeError."""
-    at, end = _open(raw, PREPARE, "prepare")
+    if raw[:1] != _PREPARE_TYPE:
+        raise DecodeError("prepare.type", 0, f"not {PREPARE}")
+    at, end = _open(raw, "prepare")
     if end - at < _PREPARE_HEAD.size:
         raise _head_cut_short(at, end)
     amount, expires_at, condition = _PREPARE_HEAD.unpack_from(raw, at)
@@ -107,9 +112,12 @@ def rewrite_prepare(prepare: Prepare, amount: int, expires_at: bytes) -> bytes:
 
 def decode_reply(raw: bytes) -> Fulfill | Reject:
     """Read what a peer answered to a Prepare. Raises DecodeError."""
-    if raw[:1] == b"\x0d":
+    kind = raw[:1]
+    if kind == _FULFILL_TYPE:
         return _decode_fulfill(raw)
-    return _decode_reject(raw)
+    if kind == _REJECT_TYPE:
+        return _decode_reject(raw)
+    raise DecodeError("reply.type", 0, f"neither {FULFILL} nor {REJECT}")
 
 
 def encode_prepare(
@@ -127,13 +135,15 @@ def encode_prepare(
         head = _PREPARE_HEAD.pack(amount, expires_at, execution_condition)
     except StructError:
         raise EncodeError(f"amount {amount} does not fit 64 unsigned bits") from None
-    return _close(PREPARE, head + encode_var_octets(destination.encode()) + _encode_data(data))
+    return _close(
+        _PREPARE_TYPE, head + encode_var_octets(destination.encode()) + _encode_data(data)
+    )
 
 
 def encode_fulfill(fulfillment: bytes, data: bytes = b"") -> bytes:
     """Write a Fulfill. Raises EncodeError."""
     _check_hash("fulfillment", fulfillment)
-    return _close(FULFILL, fulfillment + _encode_data(data))
+    return _close(_FULFILL_TYPE, fulfillment + _encode_data(data))
 
 
 def encode_reject(code: str, triggered_by: str, message: str, data: bytes = b"") -> bytes:
@@ -149,7 +159,7 @@ def encode_reject(code: str, triggered_by: str, message: str, data: bytes = b"")
     except UnicodeEncodeError:
         raise EncodeError("message holds half of a surrogate pair") from None
     return _close(
-        REJECT,
+        _REJECT_TYPE,
         code.encode()
         + encode_var_octets(triggered_by.encode())
         + encode_var_octets(message_octets)
@@ -178,20 +188,18 @@ def decode_amount_too_large(data: bytes) -> tuple[int, int]:
     return received, maximum
 
 
-def _open(raw: bytes, kind: int, name: str) -> tuple[int, int]:
-    """Read type and length; return where the contents begin and end."""
-    if not raw or raw[0] != kind:
-        raise DecodeError(f"{name}.type", 0, f"not {kind}")
+def _open(raw: bytes, name: str) -> tuple[int, int]:
+    """Read the length behind the type; return where the contents begin and end."""
     at, end = read_span(raw, 1, len(raw), name)
     if end - at > CONTENTS_BYTES_MAX:
         raise DecodeError(name, 1, f"contents exceed {CONTENTS_BYTES_MAX} bytes")
     return at, end
 
 
-def _close(kind: int, contents: bytes) -> bytes:
+def _close(kind: bytes, contents: bytes) -> bytes:
     if len(contents) > CONTENTS_BYTES_MAX:
         raise EncodeError(f"contents exceed {CONTENTS_BYTES_MAX} bytes")
-    return bytes((kind,)) + encode_length(len(contents)) + contents
+    return kind + encode_length(len(contents)) + contents
 
 
 def _read_data(raw: bytes, at: int, end: int, field: str) -> bytes:
@@ -222,7 +230,7 @@ def _head_cut_short(at: int, end: int) -> DecodeError:
 
 
 def _decode_fulfill(raw: bytes) -> Fulfill:
-    at, end = _open(raw, FULFILL, "fulfill")
+    at, end = _open(raw, "fulfill")
     fulfillment, at = read_octets(raw, at, end, HASH_BYTES, "fulfill.fulfillment")
     data = _read_data(raw, at, end, "fulfill.data")
     if end != len(raw):
@@ -231,7 +239,7 @@ def _decode_fulfill(raw: bytes) -> Fulfill:
 
 
 def _decode_reject(raw: bytes) -> Reject:
-    at, end = _open(raw, REJECT, "reject")
+    at, end = _open(raw, "reject")
     code, triggered_by_at = read_octets(raw, at, end, CODE_BYTES, "reject.code")
     if not code.isascii():
         raise DecodeError("reject.code", at, "not ASCII")

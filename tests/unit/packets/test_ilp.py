@@ -198,7 +198,7 @@ def test_an_unknown_code_is_kept() -> None:
     "raw", [b"", b"\x00", b"\x0f\x00", encode_prepare(1, EXPIRY, CONDITION, "g.a")]
 )
 def test_a_reply_is_fulfill_or_reject(raw: bytes) -> None:
-    assert_refused(decode_reply, raw, "reject.type", 0)
+    assert_refused(decode_reply, raw, "reply.type", 0)
 
 
 EXTENDED = (
