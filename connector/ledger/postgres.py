@@ -39,6 +39,7 @@ EXPIRE_PAGE: Final = 1000
 
 # Refused ids of these codes are remembered (deposits and withdrawals), so they go event by event.
 BURNT_CODES: Final = (2, 3)
+_ODD_CODES: Final = (0, *BURNT_CODES)
 
 # Another writer was at the same rows: the same call, made again, sees what he did.
 _CONTENTION: Final = (
@@ -205,7 +206,8 @@ class PostgresLedger:
         ]
         if not sides:
             return []
-        rows = await self._fetch(f"{' UNION ALL '.join(sides)} {order}", *values)
+        query = " UNION ALL ".join(sides) + (f" {order}" if len(sides) > 1 else "")
+        rows = await self._fetch(query, *values)
         return [_transfer(row) for row in rows]
 
     async def query_transfers(
@@ -386,12 +388,14 @@ def _plain_creation(t: Transfer) -> bool:
     return (
         not t.flags & ~(PENDING | LINKED)
         and 0 < t.id < U128_MAX
+        and 0 < t.debit_account_id < U128_MAX
+        and 0 < t.credit_account_id < U128_MAX
         and 0 <= t.amount <= _AMOUNT_SMALL_MAX
         and not t.pending_id
         and t.debit_account_id != t.credit_account_id
         and (not t.timeout or t.flags & PENDING != 0)
-        and t.code not in BURNT_CODES
-        and t.code != 0
+        and t.ledger != 0
+        and t.code not in _ODD_CODES
     )
 
 
@@ -403,6 +407,7 @@ def _plain_resolution(t: Transfer) -> bool:
             or (flags == VOID_PENDING_TRANSFER and not t.amount)
         )
         and 0 < t.id < U128_MAX
+        and 0 < t.pending_id < U128_MAX
         and not (t.debit_account_id or t.credit_account_id or t.ledger or t.code or t.timeout)
     )
 
