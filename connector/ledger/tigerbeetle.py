@@ -71,8 +71,8 @@ class Session(Protocol):
 class TigerBeetleLedger:
     """A ``Ledger`` on one TigerBeetle session; all its calls belong to the loop that connected it.
 
-    The cluster keeps 64 sessions and evicts the oldest beyond: one for each process. After
-    ``LedgerSessionLost`` only a new process helps.
+    The cluster keeps 64 sessions, closed ones too, and evicts the one longest without a request for
+    a new one: so one for each process. After ``LedgerSessionLost`` only a new process helps.
     """
 
     def __init__(self, session: Session) -> None:
@@ -115,8 +115,8 @@ class TigerBeetleLedger:
             raise LedgerUnavailable(
                 f"TIGERBEETLE_REPLICA_ADDRESSES={addresses} ({resolved}): no answer in "
                 f"{probe_deadline_s} s. Is the server running and reachable there, is "
-                f"TIGERBEETLE_CLUSTER_ID={cluster_id} its cluster id, and is its release at least "
-                f"this client's?"
+                f"TIGERBEETLE_CLUSTER_ID={cluster_id} its cluster id, is its release at least this "
+                f"client's, and are fewer than 64 clients connected?"
             ) from None
         except BaseException:
             await ledger.close()
