@@ -6,6 +6,7 @@ import sys
 import click
 
 from connector import __version__
+from connector.accounts.cli import commands
 from connector.errors import ConnectorError
 
 
@@ -27,6 +28,10 @@ def main() -> None:
     Settings come from the environment and from the file that ENV_FILE names (default .env);
     "jirani config --help" lists them.
     """
+
+
+for command in commands:
+    main.add_command(command)
 
 
 @main.command()

@@ -194,6 +194,12 @@ class DirectoryWatcher:
             # The next change or the next second tries again; until then the last one serves.
             self.failures += 1
             log.error("directory_not_loaded", error=str(error))  # noqa: TRY400 - the text says all
+        except CONNECTION_ERRORS:
+            raise
+        except Exception:
+            # A fault of whoever takes the directory must not end the watching.
+            self.failures += 1
+            log.exception("directory_not_applied")
 
     async def _load(self, connection: asyncpg.Connection) -> None:
         async with asyncio.timeout(LOAD_S_MAX):

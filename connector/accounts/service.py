@@ -71,12 +71,13 @@ class AccountService:
     def __init__(
         self,
         store: AccountStore,
-        ledger: Ledger,
+        ledger: Ledger | None,
         cipher: Cipher,
         new_uuid: Callable[[], UUID] = uuid4,
     ) -> None:
+        """Wire the service; without a ledger only what needs none can be called."""
         self.store = store
-        self._ledger = ledger
+        self._opened_ledger = ledger
         self._cipher = cipher
         self._new_uuid = new_uuid
 
@@ -299,6 +300,11 @@ class AccountService:
         ]
 
     # -- the ledger ----------------------------------------------------------------------------
+
+    @property
+    def _ledger(self) -> Ledger:
+        assert self._opened_ledger is not None, "this command needs the ledger"
+        return self._opened_ledger
 
     async def _create_asset_accounts(self, asset: AssetRecord) -> AssetRecord:
         """Find a ledger number of which the ledger knows nothing, and open its accounts.
