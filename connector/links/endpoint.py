@@ -60,8 +60,8 @@ def parse_endpoint(url: str) -> Endpoint:
         )
     if "#" in url:
         raise InvalidInput("endpoint must not contain a fragment (#)")
-    bracketed = _check_host(host, "[" in parts.netloc)
-    if port == 0 or parts.netloc.endswith(":"):
+    host_header = _check_host(host, "[" in parts.netloc)
+    if parts.netloc.lower() not in (host_header, f"{host_header}:{port}") or port == 0:
         raise InvalidInput("endpoint has no valid host and port")
     tls = parts.scheme == "https"
     standard_port = 443 if tls else 80
@@ -71,7 +71,7 @@ def parse_endpoint(url: str) -> Endpoint:
         host=host,
         port=port,
         target=(parts.path or "/") + ("?" + parts.query if parts.query else ""),
-        host_header=bracketed if port == standard_port else f"{bracketed}:{port}",
+        host_header=host_header if port == standard_port else f"{host_header}:{port}",
     )
 
 
@@ -79,9 +79,11 @@ def _check_host(host: str, brackets: bool) -> str:
     """Check a host; returns it as it is written in a Host header."""
     if brackets:
         try:
-            IPv6Address(host)
+            address = IPv6Address(host)
         except AddressValueError:
-            raise InvalidInput("endpoint has no valid IPv6 address in its brackets") from None
+            address = None
+        if address is None or address.scope_id is not None:
+            raise InvalidInput("endpoint has no valid IPv6 address in its brackets")
         return f"[{host}]"
     if len(host) > 253 or not all(map(_LABEL.fullmatch, host.split("."))):
         raise InvalidInput("endpoint has no valid host")
