@@ -277,7 +277,7 @@ class EmbeddedPostgres:
                 process.kill()
         if process.returncode != 0:
             lines = errors.decode(errors="replace").strip().splitlines() or ["no reason given"]
-            raise ConfigError(f"JIRANI_VAR: initdb failed in {draft}: {lines[-1]}")
+            raise ConfigError(f"DATABASE_URL is not set, and initdb failed in {draft}: {lines[-1]}")
         draft.rename(self.data)
 
     def _make_folder(self, path: Path) -> None:

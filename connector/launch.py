@@ -103,8 +103,8 @@ def _libc() -> ctypes.CDLL:
 
 def _checked(result: int) -> None:
     if result != 0:
-        code = ctypes.get_errno()
-        raise SystemExit(f"cannot start as an ordinary user: {os.strerror(code)}")
+        reason = os.strerror(ctypes.get_errno())
+        raise SystemExit(f"no way to run it below private folders as another user ({reason})")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from uuid import uuid4
 import structlog
 
 from connector import __version__
-from connector.children import Child, Spec, StartFailed
+from connector.children import Child, Spec
 from connector.embedded import (
     EmbeddedPostgres,
     EmbeddedRedis,
@@ -164,7 +164,7 @@ class Supervisor:
             async with asyncio.TaskGroup() as group:
                 for child in children:
                     group.create_task(child.start())
-        except* (StartFailed, ConfigError) as failures:
+        except ExceptionGroup as failures:
             # The others, if any, have the same cause.
             raise failures.exceptions[0] from None
 
