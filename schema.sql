@@ -338,6 +338,8 @@ DECLARE
     i integer;
     chain_start integer := 0;
     broken boolean := false;
+    applied integer := 0;
+    burns boolean := false; -- a refused id may have to be remembered
 BEGIN
     SELECT array_agg(a.id), array_agg(a.ledger), array_agg(a.flags), array_agg(a.debits_pending),
         array_agg(a.debits_posted), array_agg(a.credits_pending), array_agg(a.credits_posted)
@@ -533,6 +535,7 @@ BEGIN
 
         IF status = 0 THEN
             stored[n] := t;
+            applied := applied + 1;
             debit_positions[n] := d;
             credit_positions[n] := c;
             IF e.flags & 2 <> 0 THEN
@@ -544,6 +547,7 @@ BEGIN
             END IF;
         ELSE
             statuses[n] := status;
+            burns := burns OR e.code IN (2, 3);
             IF chain_start > 0 AND NOT broken THEN
                 broken := true;
                 FOR i IN REVERSE n - 1 .. chain_start LOOP
@@ -562,6 +566,7 @@ BEGIN
                         cr_pending[c] := cr_pending[c] + released[i];
                     END IF;
                     stored[i] := NULL;
+                    applied := applied - 1;
                     statuses[i] := 1;
                 END LOOP;
             END IF;
@@ -572,8 +577,8 @@ BEGIN
         END IF;
     END LOOP;
 
-    INSERT INTO ledger_transfers SELECT s.* FROM unnest(stored) s WHERE s.id IS NOT NULL;
-    IF FOUND THEN
+    IF applied > 0 THEN
+        INSERT INTO ledger_transfers SELECT s.* FROM unnest(stored) s WHERE s.id IS NOT NULL;
         INSERT INTO ledger_pendings
         SELECT CASE WHEN s.timeout = 0 THEN never ELSE s.timestamp + s.timeout * 1000000000 END,
             s.user_data_64, s.ledger, s.user_data_32, s.user_data_32 & 16777215, s.code, s.id,
@@ -588,14 +593,16 @@ BEGIN
         WHERE a.id = b.id AND (a.debits_pending, a.debits_posted, a.credits_pending, a.credits_posted)
             IS DISTINCT FROM (b.debits_pending, b.debits_posted, b.credits_pending, b.credits_posted);
     END IF;
-    INSERT INTO ledger_refusals
-    SELECT DISTINCT v.id
-    FROM unnest(batch) WITH ORDINALITY AS v (
-        id, debit_account_id, credit_account_id, amount, pending_id, user_data_128,
-        user_data_64, user_data_32, timeout, ledger, code, flags, number
-    )
-    WHERE v.code IN (2, 3) AND statuses[v.number] IN (21, 22, 25, 54, 55)
-    ON CONFLICT DO NOTHING;
+    IF burns THEN
+        INSERT INTO ledger_refusals
+        SELECT DISTINCT v.id
+        FROM unnest(batch) WITH ORDINALITY AS v (
+            id, debit_account_id, credit_account_id, amount, pending_id, user_data_128,
+            user_data_64, user_data_32, timeout, ledger, code, flags, number
+        )
+        WHERE v.code IN (2, 3) AND statuses[v.number] IN (21, 22, 25, 54, 55)
+        ON CONFLICT DO NOTHING;
+    END IF;
     RETURN ARRAY(
         SELECT (number - 1) << 32 | s.status
         FROM unnest(statuses) WITH ORDINALITY AS s (status, number) WHERE s.status <> 0
