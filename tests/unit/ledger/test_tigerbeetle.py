@@ -160,22 +160,6 @@ async def test_a_cancelled_close_still_closes() -> None:
     assert not _requests
 
 
-@pytest.mark.filterwarnings("error")
-def test_replies_to_a_closed_loop_are_dropped() -> None:
-    sessions = []
-
-    async def leave_requests() -> None:
-        ledger = echo_ledger()
-        sessions.append(ledger._session)
-        tasks = [asyncio.create_task(see_echo(ledger, first)) for first in range(100)]
-        await asyncio.wait(tasks, timeout=0)
-        assert _requests
-
-    asyncio.run(leave_requests())
-    sessions[0].close()
-    assert not _requests
-
-
 async def test_a_request_beyond_the_most_is_refused() -> None:
     ledger = echo_ledger()
     transfer = Transfer(id=1, debit_account_id=1, credit_account_id=2, amount=1)
@@ -340,11 +324,6 @@ async def test_names_are_resolved() -> None:
 async def test_a_cluster_id_must_fit() -> None:
     with pytest.raises(ConfigError, match="TIGERBEETLE_CLUSTER_ID"):
         await TigerBeetleLedger.connect(1 << 128, "3001", 1)
-
-
-async def test_an_address_the_library_refuses() -> None:
-    with pytest.raises(ConfigError, match="refuses the addresses"):
-        NativeSession(0, "no-such-form", asyncio.get_running_loop())
 
 
 async def test_no_server_is_one_clear_message(unused_tcp_port: int) -> None:
