@@ -39,7 +39,9 @@ from tests.support.packets import (
     prepare_packets,
 )
 
-EXAMPLES = settings(deadline=None, max_examples=300)
+# Relative to the profile's number, so that a longer run is longer here too.
+EXAMPLES = settings(deadline=None, max_examples=3 * settings().max_examples)
+MANY_EXAMPLES = settings(deadline=None, max_examples=15 * settings().max_examples)
 
 
 @st.composite
@@ -116,7 +118,7 @@ def test_bytes_and_values_are_as_specified(raw: bytes) -> None:
     assert asn1.encode_packet(kind, value) == raw
 
 
-@settings(deadline=None, max_examples=1500)
+@MANY_EXAMPLES
 @given(mutated(packets))
 def test_mutated_packets_are_judged_as_specified(raw: bytes) -> None:
     assert outcome(read_fast, raw) == outcome(asn1.decode_packet, raw)
