@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PEERS := tests/npm/node_modules/.installed
-CODE := connector rates_stub tests
+CODE := connector rates_stub examples tests
 
 # Further arguments: make test ARGS="-k address".
 ARGS ?=
@@ -64,7 +64,7 @@ check: $(INSTALLED) ## format, lint, types, imports, spelling
 	@$(BIN)/ruff format --check --quiet $(CODE) || { $(BIN)/ruff format --diff $(CODE); exit 1; }
 	@$(BIN)/ruff check --quiet $(CODE)
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-timing 2>/dev/null || $(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/codespell
 
 format: $(INSTALLED) ## format the code

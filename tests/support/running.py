@@ -10,13 +10,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
 REPOSITORY: Final = Path(__file__).parents[2]
+JIRANI_RUN: Final = (sys.executable, "-m", "connector", "run")
 WAIT_S_MAX: Final = 90.0
 # Found in the environment of every process of one node.
 MARK: Final = "JIRANI_TEST_MARK"
@@ -39,13 +40,9 @@ class RunningNode:
         var: Path,
         environment: Mapping[str, str] | None = None,
         *,
-        module: str = "connector",
-        prefix: tuple[str, ...] = (),
+        command: Sequence[str] = JIRANI_RUN,
     ) -> None:
-        """Start it, with free ports unless ``environment`` names some.
-
-        module - what to run instead of the real command; prefix - a program that runs it.
-        """
+        """Start it, with free ports unless ``environment`` names some."""
         self.connector_port, self.metrics_port, rates_port = free_ports(3)
         self.mark = uuid4().hex
         defaults = {
@@ -61,7 +58,7 @@ class RunningNode:
         self.environment = {**os.environ, **defaults, **(environment or {})}
         self.output = ""
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", module, "run"],
+            command,
             cwd=REPOSITORY,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -171,11 +168,10 @@ def running_node(
     var: Path,
     environment: Mapping[str, str] | None = None,
     *,
-    module: str = "connector",
-    prefix: tuple[str, ...] = (),
+    command: Sequence[str] = JIRANI_RUN,
 ) -> Iterator[RunningNode]:
     """Start a node and leave nothing of it behind."""
-    node = RunningNode(var, environment, module=module, prefix=prefix)
+    node = RunningNode(var, environment, command=command)
     try:
         yield node
     finally:

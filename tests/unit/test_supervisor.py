@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.running import REPOSITORY, RunningNode, free_ports, running_node, wait_for_none
 
-STANDIN = "tests.support.standin_node"
+STANDIN = (sys.executable, "-m", "tests.support.standin_node")
 # A folder that some other test of this module has filled, so that not each creates a cluster.
 NO_RATES = {"EXCHANGE_RATES": "{}"}
 
@@ -32,7 +32,7 @@ def start(request: pytest.FixtureRequest, var: Path) -> Start:
     """Start a node that ends with the test."""
 
     def start(environment: Mapping[str, str] | None = None, folder: Path = var) -> RunningNode:
-        context = running_node(folder, {**NO_RATES, **(environment or {})}, module=STANDIN)
+        context = running_node(folder, {**NO_RATES, **(environment or {})}, command=STANDIN)
         node = context.__enter__()
         request.addfinalizer(lambda: context.__exit__(None, None, None))
         return node
@@ -96,7 +96,7 @@ def test_sigterm_drains_and_data_stay(start: Start) -> None:
 
 def test_sigint_drains_where_it_was_inherited_as_ignored(var: Path) -> None:
     prefix = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
-    with running_node(var, NO_RATES, module=STANDIN, prefix=prefix) as node:
+    with running_node(var, NO_RATES, command=(*prefix, *STANDIN)) as node:
         node.wait_ready()
         assert node.stop(signal.SIGINT) == 0
 
@@ -300,7 +300,7 @@ def test_an_ordinary_user_runs_it_too() -> None:
     folder = Path(tempfile.mkdtemp(prefix="jirani-", dir="/tmp"))
     try:
         shutil.chown(folder, "nobody")
-        with running_node(folder / "var", NO_RATES, module=STANDIN, prefix=prefix) as node:
+        with running_node(folder / "var", NO_RATES, command=(*prefix, *STANDIN)) as node:
             node.wait_ready()
             assert (folder / "var" / "postgres").stat().st_uid == folder.stat().st_uid
             assert node.stop() == 0
