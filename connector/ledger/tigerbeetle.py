@@ -116,7 +116,7 @@ class TigerBeetleLedger:
                 f"TIGERBEETLE_REPLICA_ADDRESSES={addresses} ({resolved}): no answer in "
                 f"{probe_deadline_s} s. Is the server running and reachable there, is "
                 f"TIGERBEETLE_CLUSTER_ID={cluster_id} its cluster id, is its release at least this "
-                f"client's, and are fewer than 64 clients connected?"
+                f"client's, and has it a connection left (64, or 8 with --development)?"
             ) from None
         except BaseException:
             await ledger.close()
