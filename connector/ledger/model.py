@@ -308,18 +308,15 @@ class ModelLedger:
     def _apply(self, transfer: Transfer, timestamp: int) -> int:
         """Apply one transfer; returns its status."""
         transfer_id = transfer.id
-        if transfer_id in self._transfers or transfer_id in self._burnt:
+        burns = self._burnt_codes is None or transfer.code in self._burnt_codes
+        if transfer_id in self._transfers or (burns and transfer_id in self._burnt):
             return self._repeated(transfer)
         flags = transfer.flags
         if flags & rules.RESOLVING:
             status = self._resolve(transfer, timestamp)
         else:
             status = self._create(transfer, timestamp)
-        if (
-            status != CREATED
-            and status in rules.TRANSIENT
-            and (self._burnt_codes is None or transfer.code in self._burnt_codes)
-        ):
+        if status != CREATED and burns and status in rules.TRANSIENT:
             self._burnt.add(transfer_id)
         return status
 
