@@ -31,9 +31,11 @@ from connector.ledger.opening import open_ledger
 from connector.links.http_client import ClientLimits, HttpLinks
 from connector.links.http_server import IlpHttpServer, ServerLimits
 from connector.metrics import Family, serve_snapshots
+from connector.payments.rates import RatesRefresher
 from connector.pipeline import PacketRules, Pipeline
+from connector.quota import QuotaManager
 from connector.settings import Settings, load_settings
-from connector.stores import check_schema, connect_postgres
+from connector.stores import check_schema, connect_postgres, redis_client
 from connector.worker_metrics import (
     balance_families,
     ledger_families,
@@ -90,6 +92,15 @@ class Worker:
                 idle_s=settings.connector_idle_timeout_ms / 1000,
             ),
         )
+        self.redis = redis_client(settings)
+        self.quotas = QuotaManager(self.redis, f"slot-{slot}", settings.connector_workers)
+        self.rates = RatesRefresher(
+            self.pipeline.apply_rates,
+            url=settings.exchange_rates_url,
+            fixed=settings.exchange_rates,
+            lifetime_ms=settings.exchange_rates_lifetime,
+            stale_ms=settings.exchange_rates_stale_ms,
+        )
         self.watcher = DirectoryWatcher(
             settings.postgres_url(),
             settings.ilp_address,
@@ -109,6 +120,11 @@ class Worker:
         worker = cls(settings, ledger, slot)
         worker.batcher.start()
         stack.push_async_callback(worker.batcher.close)
+        stack.push_async_callback(worker.redis.aclose)
+        worker.quotas.start()
+        stack.push_async_callback(worker.quotas.close)
+        worker.rates.start()
+        stack.push_async_callback(worker.rates.close)
         await worker.watcher.start()
         stack.push_async_callback(worker.watcher.close)
         await worker._listen(stack)
@@ -149,6 +165,11 @@ class Worker:
         """A change that an operator made takes effect, here and now."""
         self.directory = directory
         self.pipeline.apply_directory(directory)
+        self.quotas.apply_directory(directory)
+        for account in self.pipeline.accounts.values():
+            account.packet_quota = self.quotas.packet_quota(account.peer.id)
+            account.amount_quota = self.quotas.amount_quota(account.peer.id)
+        self.rates.apply_directory(directory)
         self.links.update(directory.peers.values())
 
     def families(self) -> list[Family]:
