@@ -181,7 +181,7 @@ class PeerConnection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._deliver(sound=False)
             return
-        if state == HEAD == self._state:
+        if self._state == HEAD and (state == HEAD or not self._replies):
             # The parser keeps a header to itself until its last byte is there.
             self._head_fed += len(data)
             if self._head_fed > self._limits.header_bytes_max:
@@ -350,7 +350,9 @@ class PeerPool:
         while free:
             connection = free[-1]
             outstanding = len(connection.outstanding)
-            if connection.usable_until <= now or not connection.is_usable:
+            if not connection.is_usable:
+                pass  # its end is on the way, and reports what it carries
+            elif connection.usable_until <= now:
                 connection.close()
             elif (
                 outstanding

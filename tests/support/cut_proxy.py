@@ -136,6 +136,8 @@ class CutProxy:
                     self.bytes_up += len(allowed)
                 else:
                     self.bytes_down += len(allowed)
+                if writer.is_closing():
+                    return
                 if allowed:
                     writer.write(allowed)
                     await writer.drain()
