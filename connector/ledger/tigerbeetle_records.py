@@ -1,7 +1,7 @@
 """TigerBeetle's records as bytes: 128-byte events out, accounts, transfers and statuses in.
 
 Little-endian, u128 as 16 bytes, exactly what the official client's own structures hold (a test
-compares them), at a twentieth of their cost. Nothing here knows the client or does IO.
+compares them), at a tenth of their cost. Nothing here knows the client or does IO.
 """
 
 from collections.abc import Sequence
