@@ -139,7 +139,7 @@ class Child:
                 return None
             if time.monotonic() > deadline:
                 await self._end_failed_start()
-                text = f"{self.spec.name} was not ready within {self.spec.start_s_max:.0f} s"
+                text = f"{self.spec.name} was not ready within {self.spec.start_s_max:g} s"
                 return _Failure(text, final=True)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(READY_POLL_S):

@@ -41,8 +41,10 @@ LEFTOVER_QUIT_S_MAX: Final = 5.0
 LEFTOVER_KILL_S_MAX: Final = 10.0
 LEFTOVER_POLL_S: Final = 0.02
 PROC: Final = Path("/proc")
+SYSTEM_POSTGRES: Final = Path("/usr/lib/postgresql")
 LOG_BYTES_MAX: Final = 10 << 20
 SHARED_BUFFERS_MB_MAX: Final = 256
+CONNECTIONS_PER_WORKER: Final = 20
 
 # Durable, small, and quick to vacuum: the ledger updates few rows very often.
 POSTGRES_OPTIONS: Final[Mapping[str, str]] = {
@@ -96,6 +98,7 @@ class Lock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            self._file.close()
             raise ConfigError(
                 f"JIRANI_VAR is {str(var)!r}: another node runs on this folder"
             ) from None
@@ -209,6 +212,7 @@ class EmbeddedPostgres:
         options = {
             **POSTGRES_OPTIONS,
             "shared_buffers": f"{_shared_buffers_mb()}MB",
+            "max_connections": str(50 + CONNECTIONS_PER_WORKER * self._settings.connector_workers),
             "unix_socket_directories": str(self.sockets),
         }
         if int(_postgres_major(self._bin)) >= 18:
@@ -290,7 +294,7 @@ class EmbeddedPostgres:
             return []
         options = ["--uid", str(self._user.uid), "--gid", str(self._user.gid)]
         places = (self._bin / "postgres", self.data, self.sockets / "socket")
-        if not all(_may_reach(self._user, path) for path in places):
+        if not all(may_reach(self._user, path) for path in places):
             options.append("--read-all")
         return options
 
@@ -307,9 +311,7 @@ def find_postgres() -> Path:
             return folder
     found = shutil.which("postgres")
     folders = [Path(found).resolve().parent] if found else []
-    folders += sorted(
-        Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: _number(path), reverse=True
-    )
+    folders += sorted(SYSTEM_POSTGRES.glob("*/bin"), key=lambda path: _number(path), reverse=True)
     for folder in folders:
         if (folder / "postgres").exists() and (folder / "initdb").exists():
             return folder
@@ -348,7 +350,7 @@ def _postgres_user(data: Path) -> PostgresUser | None:
     )
 
 
-def _may_reach(user: PostgresUser, path: Path) -> bool:
+def may_reach(user: PostgresUser, path: Path) -> bool:
     """Whether a user may pass through every folder above a path."""
     for folder in path.absolute().parents:
         if not folder.exists():

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 from uuid import uuid4
 
 import structlog
@@ -37,7 +37,6 @@ from connector.stores import apply_schema, check_redis, connect_postgres
 OPEN_FILES_MAX: Final = 65_536
 # Beyond the longest hold of a packet: the worker's own time to write to the ledger and leave.
 DRAIN_EXTRA_S: Final = 10.0
-WORKER: Final = "connector.node"
 RATES: Final = "rates_stub"
 
 log = structlog.get_logger(__name__)
@@ -47,6 +46,8 @@ Say = Callable[[str], None]
 
 class Supervisor:
     """One run of one node."""
+
+    worker_module: ClassVar[str] = "connector.node"
 
     def __init__(self, settings: Settings, say: Say) -> None:
         """Start nothing yet.
@@ -176,7 +177,7 @@ class Supervisor:
 
         return Spec(
             name=name,
-            command=(sys.executable, "-m", WORKER),
+            command=(sys.executable, "-m", self.worker_module),
             environment={**self._environment, "JIRANI_PROCESS": name},
             ready=ready,
             stop_signals=((signal.SIGTERM, self._settings.ilp_max_hold_ms / 1000 + DRAIN_EXTRA_S),),
