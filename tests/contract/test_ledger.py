@@ -699,6 +699,7 @@ async def test_account_transfers_in_pages(books: Books) -> None:
     assert page + rest == everything
     assert await read(a, timestamp_min=stamps[1], timestamp_max=stamps[2]) == everything[1:3]
     assert await read(books.new_id()) == []
+    assert await read(a, flags=0) == []
 
 
 async def test_transfers_by_what_they_carry(books: Books) -> None:
