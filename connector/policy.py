@@ -46,8 +46,9 @@ class TokenBucket:
     def take(self, amount: int, now_ns: int) -> bool:
         """Use up ``amount`` tokens, all or nothing. A clock that steps back adds nothing."""
         if now_ns > self._at_ns:
-            flowed_in = (now_ns - self._at_ns) * self.per_period
-            self._level = min(self._level_max, self._level + flowed_in)
+            if self._level < self._level_max:
+                flowed_in = (now_ns - self._at_ns) * self.per_period
+                self._level = min(self._level_max, self._level + flowed_in)
             self._at_ns = now_ns
         needed = amount * self.period_ns
         if self._level < min(needed, self._level_max):
@@ -55,11 +56,19 @@ class TokenBucket:
         self._level -= needed
         return True
 
+    def fill(self, tokens: int, now_ns: int) -> None:
+        """Set the level, also to more than the burst or to a debt."""
+        self._level = tokens * self.period_ns
+        self._at_ns = now_ns
+
     def tokens(self) -> int:
         """Whole tokens at the last call; below 0 if in debt."""
         return self._level // self.period_ns
 
 
 def share_ceil(tokens: int, sharers: int) -> int:
-    """What one of ``sharers`` may use of ``tokens``: at least one while there are any."""
-    return -(-tokens // sharers) if tokens > 0 else 0
+    """What one of ``sharers`` may use of ``tokens``: at least one while there are any.
+
+    A debt is shared, too.
+    """
+    return -(-tokens // sharers)
