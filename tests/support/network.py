@@ -24,7 +24,7 @@ USD_GBP: Final = parse_rate("0.7512")
 RATES: Final = """{
     "EUR": {"USD": "1.0837"}, "USD": {"GBP": "0.7512", "EUR": "0.9227"}, "GBP": {"USD": "1.3312"}
 }"""
-FUNDS: Final = 10**9
+FUNDS: Final = 10**13
 
 TO_N1: Final = "token-of-the-sender-at-n1-0123456789abcdef"
 FROM_N1: Final = "token-of-n1-at-the-sender-0123456789abcdef"
