@@ -26,31 +26,34 @@ SNAPSHOT_WAIT_S_MAX: Final = 0.2
 SNAPSHOT_BYTES_MAX: Final = 64 << 20
 # bit_length() of any 63-bit number of microseconds has its own bucket: no check on the hot path.
 BUCKETS: Final = 64
-# What is written: 16 µs to 67 s, and everything beyond.
-FIRST_BUCKET: Final = 4
-LAST_BUCKET: Final = 26
+# What is written of durations: 16 µs to 67 s, and everything beyond; of sizes: 1 to 16383.
+DURATION_BUCKETS: Final = range(4, 27)
+SIZE_BUCKETS: Final = range(1, 15)
+UNITS: Final = {"seconds": 1_000_000, "size": 1}
 
 log = structlog.get_logger(__name__)
 
 
 class Histogram(msgspec.Struct):
-    """Durations in power-of-two buckets.
+    """Durations in µs, or sizes, in power-of-two buckets.
 
-    counts[i] - how many lasted less than 2**i µs and not less than 2**(i-1); sum_us - all together.
+    counts[i] - how many were less than 2**i and not less than 2**(i-1); total - all together.
     """
 
     counts: list[int] = msgspec.field(default_factory=lambda: [0] * BUCKETS)
-    sum_us: int = 0
+    total: int = 0
 
     def observe(self, seconds: float) -> None:
         """Count one duration: never negative, since clocks for it are monotonic."""
-        us = int(seconds * 1_000_000)
-        self.counts[us.bit_length()] += 1
-        self.sum_us += us
+        self.observe_size(int(seconds * 1_000_000))
+
+    def observe_size(self, size: int) -> None:
+        self.counts[size.bit_length()] += 1
+        self.total += size
 
     def add(self, other: "Histogram") -> None:
         self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
-        self.sum_us += other.sum_us
+        self.total += other.total
 
 
 class Family(msgspec.Struct):
@@ -58,7 +61,7 @@ class Family(msgspec.Struct):
 
     name - without ``_total``; samples - labels and value: an int or float, for histograms a
     ``Histogram``; merge - ``sum`` over processes, or the ``first`` that has the series, for what
-    every process sees alike.
+    every process sees alike; unit - of a histogram.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Family(msgspec.Struct):
     help: str
     samples: list[tuple[dict[str, str], Any]]
     merge: Literal["sum", "first"] = "sum"
+    unit: Literal["seconds", "size"] = "seconds"
 
 
 class Snapshot(msgspec.Struct):
@@ -196,18 +200,23 @@ def _metric(family: Family) -> Metric:
     for labels, value in family.samples:
         values = [labels.get(name, "") for name in names]
         if isinstance(metric, HistogramMetricFamily):
-            metric.add_metric(values, _buckets(value), value.sum_us / 1_000_000)
+            metric.add_metric(
+                values, _buckets(value, family.unit), value.total / UNITS[family.unit]
+            )
         else:
             metric.add_metric(values, value)
     return metric
 
 
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    """Cumulate the counts; bounds are in seconds."""
-    below = sum(histogram.counts[:FIRST_BUCKET])
+def _buckets(histogram: Histogram, unit: str) -> list[tuple[str, float]]:
+    """Cumulate the counts; bounds are in the unit written: whole sizes, or seconds."""
+    written = DURATION_BUCKETS if unit == "seconds" else SIZE_BUCKETS
+    below = sum(histogram.counts[: written.start])
     buckets: list[tuple[str, float]] = []
-    for index in range(FIRST_BUCKET, LAST_BUCKET + 1):
+    for index in written:
         below += histogram.counts[index]
-        buckets.append((repr((1 << index) / 1_000_000), below))
+        # A bucket of whole sizes less than 2**i ends at 2**i - 1.
+        bound = (1 << index) / 1_000_000 if unit == "seconds" else float((1 << index) - 1)
+        buckets.append((repr(bound), below))
     buckets.append(("+Inf", sum(histogram.counts)))
     return buckets

@@ -72,8 +72,12 @@ def pipeline_families(pipeline: Pipeline) -> list[Family]:
 
 def ledger_families(batcher: Batcher) -> list[Family]:
     return [
-        _single(
-            "jirani_ledger_batch_events", "histogram", "Transfers a request", batcher.batch_events
+        Family(
+            "jirani_ledger_batch_events",
+            "histogram",
+            "Transfers a request",
+            [({}, batcher.batch_events)],
+            unit="size",
         ),
         _single("jirani_ledger_request_seconds", "histogram", "A ledger request", batcher.latency),
         _single("jirani_ledger_queue", "gauge", "Chains waiting for a request", batcher.depth),

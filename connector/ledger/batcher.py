@@ -136,7 +136,7 @@ class Batcher:
         """One request, repeated with the same ids until the ledger has answered it."""
         started = self._outstanding_since = self._monotonic()
         delay = RETRY_FIRST_S
-        self.batch_events.observe(len(transfers) / 1e6)
+        self.batch_events.observe_size(len(transfers))
         try:
             while True:
                 try:

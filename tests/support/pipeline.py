@@ -29,10 +29,10 @@ EUR = Asset(id=101, tenant_id="operator", code="EUR", scale=2, ledger=1)
 USD = Asset(id=102, tenant_id="operator", code="USD", scale=4, ledger=2)
 
 ALICE = Peer(
-    id=1, tenant_id="operator", asset=EUR, static_ilp_address="test.node.alice", name="alice"
+    id=11, tenant_id="operator", asset=EUR, static_ilp_address="test.node.alice", name="alice"
 )
 BOB = Peer(
-    id=2,
+    id=12,
     tenant_id="operator",
     asset=EUR,
     static_ilp_address="test.bob",
@@ -40,7 +40,7 @@ BOB = Peer(
     endpoint="http://bob.test/ilp",
 )
 CAROL = Peer(
-    id=3,
+    id=13,
     tenant_id="operator",
     asset=USD,
     static_ilp_address="test.carol",

@@ -40,7 +40,7 @@ def test_a_duration_falls_in_its_power_of_two(seconds: float, bucket: int) -> No
     histogram = Histogram()
     histogram.observe(seconds)
     assert [i for i, count in enumerate(histogram.counts) if count] == [bucket]
-    assert histogram.sum_us == int(seconds * 1_000_000)
+    assert histogram.total == int(seconds * 1_000_000)
 
 
 def test_buckets_are_cumulative() -> None:
@@ -76,7 +76,7 @@ def test_families_of_several_processes_add_up() -> None:
     families = {family.name: family for family in merge(snapshots)}
     assert families["packets"].samples == [({"peer": "a"}, 5), ({"peer": "b"}, 1)]
     [(_, histogram)] = families["took"].samples
-    assert (sum(histogram.counts), histogram.sum_us) == (2, 2000)
+    assert (sum(histogram.counts), histogram.total) == (2, 2000)
     assert sum(first.counts) == 1
 
 
@@ -168,3 +168,15 @@ async def test_nonsense_is_no_snapshot(tmp_path: Path, answer: bytes) -> None:
 
     async with await asyncio.start_unix_server(reply, tmp_path / "s.sock"):
         assert await read_snapshot(tmp_path / "s.sock") is None
+
+
+def test_sizes_are_written_as_whole_numbers() -> None:
+    batches = Histogram()
+    for size in (1, 3, 4, 8189):
+        batches.observe_size(size)
+    text = render([Family("batch", "histogram", "", [({}, batches)], unit="size")]).decode()
+    assert 'batch_bucket{le="1.0"} 1.0' in text
+    assert 'batch_bucket{le="3.0"} 2.0' in text
+    assert 'batch_bucket{le="7.0"} 3.0' in text
+    assert 'batch_bucket{le="+Inf"} 4.0' in text
+    assert "batch_sum 8197.0" in text

@@ -21,7 +21,7 @@ from connector.packets.ilp import (
     encode_fulfill,
     encode_prepare,
 )
-from connector.pipeline import PacketRules
+from connector.pipeline import FULFILLED, REJECTED, PacketRules
 from connector.ports import LinkFailure
 from tests.support.pipeline import (
     ALICE,
@@ -481,6 +481,16 @@ class TestWhileSending:
         bench.ledger.answer()
         assert exchange.fulfilled
         assert bench.account(BOB).sent_fulfills == 1
+
+    def test_the_decision_point_takes_the_first_verdict_only(self) -> None:
+        bench = Bench()
+        exchange = bench.prepare()
+        bench.ledger.answer()
+        packet = bench.sent()
+        assert bench.pipeline.decide(packet, REJECTED, b"first", "T00")
+        assert not bench.pipeline.decide(packet, FULFILLED, b"second")
+        assert exchange.answers == [b"first"]
+        assert [is_void(chain) for chain in bench.ledger.seen[1:]] == [True]
 
     def test_a_hold_that_came_too_late_is_given_back_unsent(self) -> None:
         bench = Bench()
