@@ -627,6 +627,7 @@ class HttpLinks:
         }
 
     def _sweep(self) -> None:
+        self._sweeper = self.loop.call_later(self.limits.sweep_s, self._sweep)
         now = self.now()
         removed = False
         for pool in tuple(self.pools.values()):
@@ -634,7 +635,6 @@ class HttpLinks:
             removed = removed or pool.removed
         if removed:
             self._drop_removed()
-        self._sweeper = self.loop.call_later(self.limits.sweep_s, self._sweep)
 
 
 def _request_head(endpoint: Endpoint, token: str) -> bytes:

@@ -594,6 +594,7 @@ class IlpHttpServer:
 
     def _sweep(self) -> None:
         """Read the clock, and end what has taken too long."""
+        self._sweeper = self._loop.call_later(self.limits.sweep_s, self._sweep)
         self.now = now = self._loop.time()
         self.head = _head(200, OCTET_STREAM, b"")
         for connection in tuple(self._connections):
@@ -602,7 +603,6 @@ class IlpHttpServer:
                 connection.expire()
             elif connection.write_deadline <= now:
                 connection.abort()
-        self._sweeper = self._loop.call_later(self.limits.sweep_s, self._sweep)
 
 
 def _head(status: int, content_type: bytes, extra: bytes) -> bytes:
