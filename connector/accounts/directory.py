@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import asyncpg
@@ -120,14 +120,11 @@ class DirectoryWatcher:
         operator_address: str,
         cipher: Cipher,
         on_change: Callable[[Directory], None],
-        *,
-        connect_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._database_url = database_url
         self._operator_address = operator_address
         self._cipher = cipher
         self._on_change = on_change
-        self._connect_options = dict(connect_options or {})
         self._notified = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._version: int | None = None
@@ -210,7 +207,9 @@ class DirectoryWatcher:
 
     async def _connect(self) -> asyncpg.Connection:
         connection = await asyncpg.connect(
-            self._database_url, timeout=ANSWER_S_MAX, **self._connect_options
+            self._database_url,
+            timeout=ANSWER_S_MAX,
+            server_settings={"application_name": "jirani directory"},
         )
         try:
             # Listening comes before loading, so that no change falls between the two.

@@ -1,7 +1,10 @@
 """Assets, peers, tokens and liquidity, from the operator's side."""
 
 import asyncio
+import signal
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid1, uuid4
 
@@ -29,6 +32,7 @@ from connector.ledger.ledger import (
     Transfer,
 )
 from connector.ledger.model import ModelLedger
+from connector.ledger.postgres import PostgresLedger
 from connector.money import U64_MAX
 
 TOKEN = "bob-comes-in-with-this"
@@ -537,3 +541,52 @@ class TestCrashes:
             found = await ledger.lookup_accounts([asset.id.int, asset.ledger])
             assert len(found) == 2
         assert 0 < len(stored) < step
+
+    async def test_killed_between_ledger_and_database_the_command_can_be_repeated(
+        self, module_database_url: str, pool: asyncpg.Pool, cipher: Cipher, tenant: UUID
+    ) -> None:
+        for step in ("asset", "peer"):
+            script = KILLED_IN_BETWEEN.format(url=module_database_url, tenant=tenant, step=step)
+            process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, cwd=ROOT)
+            assert await process.wait() == -signal.SIGKILL
+            ledger = PostgresLedger(module_database_url)
+            service = AccountService(AccountStore(pool), ledger, cipher)
+            written = await ledger.query_accounts()
+            if step == "asset":
+                assert len(written) == 3
+                assert await service.store.list_assets(tenant) == []
+                await service.create_asset(tenant, "USD", 2)
+            else:
+                assert len(written) == 7
+                assert await service.store.list_peers(tenant) == []
+                peer = await add_peer(service, tenant)
+                await service.deposit_peer(tenant, peer.id, 5)
+            await ledger.close()
+
+
+ROOT = Path(__file__).parents[3]
+KILLED_IN_BETWEEN = """
+import asyncio, os, signal, uuid
+import asyncpg
+from connector.accounts.cipher import Cipher
+from connector.accounts.records import PeerChanges
+from connector.accounts.service import AccountService
+from connector.accounts.store import AccountStore
+from connector.ledger.postgres import PostgresLedger
+
+class KilledLedger(PostgresLedger):
+    async def create_accounts(self, wanted):
+        await super().create_accounts(wanted)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    pool = await asyncpg.create_pool({url!r}, min_size=1, max_size=1)
+    service = AccountService(AccountStore(pool), KilledLedger({url!r}), Cipher(bytes(range(32))))
+    tenant = uuid.UUID("{tenant}")
+    if "{step}" == "asset":
+        await service.create_asset(tenant, "USD", 2)
+    asset = await service.store.find_asset(tenant, "USD", 2)
+    await service.create_peer(tenant, asset.id, PeerChanges(static_ilp_address="test.bob"))
+
+asyncio.run(main())
+"""
