@@ -616,7 +616,8 @@ END $$;
 --
 -- Set-based as far as order cannot matter: an account whose debits of the whole batch fit without
 -- any credit of the batch admits them in every order. Chains that touch another account are applied
--- in order, after the rest.
+-- in order, after the rest; unless no order could admit them, which is how payers without funds are
+-- refused cheaply.
 --
 -- Returns failures as index << 32 | status, index from 0. Raises: serialization_failure and
 -- unique_violation - somebody else was at the same ids at the same time: call again, in order.
@@ -634,7 +635,8 @@ DECLARE
     accounts uuid[]; -- of the batch, those that exist; all are locked
     narrow uuid[]; -- those whose limits order may decide
     plain boolean; -- all that is referred to is there and fits
-    in_order integer[];
+    hopeless boolean; -- the narrow ones can afford no debit of the batch, in whatever order
+    in_order integer[]; -- events not for the set-based part
     first bigint;
     complete boolean;
 BEGIN
@@ -644,14 +646,17 @@ BEGIN
         SELECT o.debit_account_id, o.credit_account_id, o.expires_at
         FROM event e JOIN ledger_pendings o ON o.id = e.pending_id WHERE e.flags & 12 <> 0
     ), touched AS MATERIALIZED (
-        SELECT t.id, sum(t.debit) AS debit, sum(t.credit) AS credit,
+        SELECT t.id, coalesce(sum(t.debit), 0) AS debit, coalesce(sum(t.credit), 0) AS credit,
+            min(t.debit) AS debit_min, bool_or(t.relief) AS relief,
             min(t.ledger) AS ledger_min, max(t.ledger) AS ledger_max
         FROM (
-            SELECT debit_account_id, amount, 0, ledger FROM event WHERE flags & 12 = 0
-            UNION ALL SELECT credit_account_id, 0, amount, ledger FROM event WHERE flags & 12 = 0
-            UNION ALL SELECT debit_account_id, 0, 0, NULL FROM pending
-            UNION ALL SELECT credit_account_id, 0, 0, NULL FROM pending
-        ) AS t (id, debit, credit, ledger)
+            SELECT debit_account_id, amount, NULL, ledger, false FROM event WHERE flags & 12 = 0
+            UNION ALL
+            SELECT credit_account_id, NULL, amount, ledger, flags & 2 = 0
+            FROM event WHERE flags & 12 = 0
+            UNION ALL SELECT debit_account_id, NULL, NULL, NULL, true FROM pending
+            UNION ALL SELECT credit_account_id, NULL, NULL, NULL, true FROM pending
+        ) AS t (id, debit, credit, ledger, relief)
         GROUP BY t.id
     ), locked AS MATERIALIZED (
         SELECT a.id,
@@ -661,7 +666,10 @@ BEGIN
             OR (a.flags & 4 <> 0
                 AND a.credits_pending + a.credits_posted + t.credit > a.debits_posted)
             OR a.debits_pending + a.debits_posted + t.debit > amount_max
-            OR a.credits_pending + a.credits_posted + t.credit > amount_max AS narrow
+            OR a.credits_pending + a.credits_posted + t.credit > amount_max AS narrow,
+            a.flags & 2 <> 0 AND NOT t.relief
+                AND a.debits_pending + a.debits_posted + t.debit_min > a.credits_posted
+                AND a.credits_pending + a.credits_posted + t.credit <= amount_max AS empty
         FROM touched t JOIN ledger_accounts a ON a.id = t.id
         ORDER BY a.id
         FOR NO KEY UPDATE OF a
@@ -669,8 +677,10 @@ BEGIN
     SELECT array_agg(l.id), array_agg(l.id) FILTER (WHERE l.narrow),
         count(*) = (SELECT count(*) FROM touched) AND NOT coalesce(bool_or(l.astray), false)
             AND (SELECT count(*) FROM pending WHERE expires_at > ledger_now())
-                = (SELECT count(*) FROM event WHERE flags & 12 <> 0)
-    INTO accounts, narrow, plain
+                = (SELECT count(*) FROM event WHERE flags & 12 <> 0),
+        bool_and(l.empty) FILTER (WHERE l.narrow)
+            AND NOT EXISTS (SELECT FROM event WHERE flags & 1 <> 0)
+    INTO accounts, narrow, plain, hopeless
     FROM locked l;
 
     first := ledger_timestamps(events);
@@ -680,7 +690,16 @@ BEGIN
             amounts, faults, same_id, same_pending, origin
         );
     END IF;
-    IF narrow IS NOT NULL THEN
+    IF hopeless THEN
+        in_order := ARRAY(
+            SELECT v.number
+            FROM unnest(batch) WITH ORDINALITY AS v (
+                id, debit_account_id, credit_account_id, amount, pending_id, user_data_128,
+                user_data_64, user_data_32, timeout, ledger, code, flags, number
+            )
+            WHERE v.flags & 12 = 0 AND v.debit_account_id = ANY (narrow) ORDER BY v.number
+        );
+    ELSIF narrow IS NOT NULL THEN
         in_order := ARRAY(
             SELECT c.number FROM (
                 SELECT e.number, bool_or(e.touches) OVER (PARTITION BY e.chain) AS touches
@@ -770,6 +789,9 @@ BEGIN
     END IF;
     IF in_order IS NULL THEN
         RETURN NULL;
+    END IF;
+    IF hopeless THEN
+        RETURN ARRAY(SELECT (number::bigint - 1) << 32 | 54 FROM unnest(in_order) AS number);
     END IF;
     RETURN ledger_apply_in_order(
         batch, in_order, accounts, first, NULL, NULL, NULL, NULL, NULL

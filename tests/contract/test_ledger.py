@@ -321,6 +321,33 @@ async def test_order_decides_who_gets_the_last_of_it(books: Books) -> None:
     assert await books.balances(a, rich) == [(100, 0, 0, 100), (1000, 0, 0, 1000)]
 
 
+async def test_payers_without_funds_among_others(books: Books) -> None:
+    source, rich, a = await books.open_funded(100)
+    poor, poorer, relieved = await books.open(D, D, D)
+    await books.apply(books.transfer(source, poor, 2), books.transfer(source, relieved, 5))
+    held = books.hold(relieved, a, 5)
+    await books.apply(held)
+    broke = [books.hold(poor, a, 3), books.transfer(poorer, a, 1), books.hold(poor, rich, 9)]
+    batch = [broke[0], books.hold(rich, poor, 4), *broke[1:], books.hold(rich, a, 4)]
+    assert await books.ledger.create_transfers(batch) == dict.fromkeys((0, 2, 3), S.EXCEEDS_CREDITS)
+    # What a void, a credit or a smaller debit makes possible is possible after it.
+    batch = [
+        books.hold(relieved, a, 5),
+        books.void(held),
+        books.hold(relieved, a, 5),
+        books.hold(poor, a, 3),
+        books.hold(poor, a, 1),
+        books.transfer(rich, poorer, 1),
+        books.transfer(poorer, a, 1),
+    ]
+    assert await books.ledger.create_transfers(batch) == dict.fromkeys((0, 3), S.EXCEEDS_CREDITS)
+    assert await books.balances(poor, poorer, relieved) == [
+        (1, 0, 4, 2),
+        (0, 1, 0, 1),
+        (5, 0, 0, 5),
+    ]
+
+
 async def test_money_received_within_a_request_can_be_spent_after_it(books: Books) -> None:
     _, a, b = await books.open_funded(100)
     batch = [books.transfer(b, a, 50), books.transfer(a, b, 60), books.transfer(b, a, 50)]
