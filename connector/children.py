@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from connector.errors import ConnectorError
+from connector.errors import ConfigError, ConnectorError
 
 LAUNCH: Final = Path(__file__).with_name("launch.py")
 START_ATTEMPTS_MAX: Final = 3
@@ -41,7 +41,8 @@ async def _nothing() -> None:
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """What to run and how to know it.
 
-    ready - asked again and again until true; prepare - awaited before each start; stop_signals -
+    ready - asked again and again until true; prepare - awaited before each start, which it may
+    refuse with ConfigError; stop_signals -
     each followed by its patience in seconds, then SIGKILL; death_signal - sent by Linux if the
     supervisor dies; launch_options - further arguments of ``launch.py``; output - a log file, else
     what it writes goes to our stderr; settings_status - the exit status that says its settings
@@ -128,7 +129,10 @@ class Child:
             await asyncio.wait([self._pump], timeout=1.0)
 
     async def _start_once(self) -> "_Failure | None":
-        await self.spec.prepare()
+        try:
+            await self.spec.prepare()
+        except ConfigError as error:
+            return _Failure(str(error), final=True)
         await self._spawn()
         assert self._process is not None
         deadline = time.monotonic() + self.spec.start_s_max

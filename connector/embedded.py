@@ -188,11 +188,16 @@ class EmbeddedPostgres:
         self.sockets = settings.run_dir / "postgres"
         self._bin = find_postgres()
         self._user = _postgres_user(self.data)
+        self._prepared = False
 
     async def prepare(self) -> None:
         """Leave a complete cluster that no process uses. Safe to call before every start."""
         if not (self.data / "PG_VERSION").exists():
+            if self._prepared:
+                # An empty cluster in its place would be a node that has forgotten all it owes.
+                raise ConfigError(f"JIRANI_VAR: {self.data} has disappeared")
             await self._initialise()
+        self._prepared = True
         version = (self.data / "PG_VERSION").read_text().strip()
         if version != _postgres_major(self._bin):
             raise ConfigError(
@@ -242,14 +247,14 @@ class EmbeddedPostgres:
             connection = await asyncpg.connect(
                 host=str(self.sockets), user=DATABASE_NAME, database="postgres", timeout=5
             )
+            try:
+                known = "SELECT 1 FROM pg_database WHERE datname = $1"
+                if not await connection.fetchval(known, DATABASE_NAME):
+                    await connection.execute(f"CREATE DATABASE {DATABASE_NAME} TEMPLATE template0")
+            finally:
+                await connection.close()
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return False
-        try:
-            known = "SELECT 1 FROM pg_database WHERE datname = $1"
-            if not await connection.fetchval(known, DATABASE_NAME):
-                await connection.execute(f"CREATE DATABASE {DATABASE_NAME} TEMPLATE template0")
-        finally:
-            await connection.close()
         return True
 
     async def _initialise(self) -> None:
@@ -279,6 +284,7 @@ class EmbeddedPostgres:
         finally:
             if process.returncode is None:
                 process.kill()
+                await process.wait()
         if process.returncode != 0:
             lines = errors.decode(errors="replace").strip().splitlines() or ["no reason given"]
             raise ConfigError(f"DATABASE_URL is not set, and initdb failed in {draft}: {lines[-1]}")

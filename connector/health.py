@@ -7,7 +7,7 @@ It sums the snapshots that each process answers on its unix socket. A process th
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from aiohttp import web
 
@@ -26,7 +26,7 @@ class Health:
         run_dir - where processes listen for snapshots, as ``<name>.sock``.
         """
         self.children: Sequence[Child] = ()
-        self.draining = False
+        self.phase: Literal["starting", "running", "draining"] = "starting"
         self._run_dir = run_dir
         self._totals = Totals()
 
@@ -70,9 +70,10 @@ class Health:
 
     async def _ready(self, _: web.Request) -> web.Response:
         states = await self.refresh()
-        if self.draining:
-            status = "draining"
-        elif states and all(state == "ready" for state in states.values()):
+        status: str
+        if self.phase != "running":
+            status = self.phase
+        elif all(state == "ready" for state in states.values()):
             status = "ready"
         else:
             status = "not ready"

@@ -13,10 +13,9 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import ClassVar, Final
-from uuid import uuid4
 
 import structlog
 
@@ -55,7 +54,7 @@ class Supervisor:
         say - writes a line for the operator.
         """
         self._settings = settings
-        self._say = say
+        self._write = say
         self._health = Health(settings.run_dir)
         self._children: list[Child] = []
         self._embedded_postgres = settings.database_url is None
@@ -86,9 +85,10 @@ class Supervisor:
         async with AsyncExitStack() as stack:
             if not await self._until_stop(self._start(stack)):
                 return
+            self._health.phase = "running"
             self._say(self._summary())
             await self._stop.wait()
-            self._health.draining = True
+            self._health.phase = "draining"
             self._say("draining")
         self._say("stopped")
 
@@ -214,7 +214,6 @@ class Supervisor:
             "DATABASE_URL": settings.postgres_url(),
             "REDIS_URL": settings.redis_address(),
             "JIRANI_RUN_DIR": str(settings.run_dir),
-            "JIRANI_RUN_ID": uuid4().hex,
             "PYTHONUNBUFFERED": "1",
         }
         if settings.embedded_rates:
@@ -222,10 +221,21 @@ class Supervisor:
             environment["EXCHANGE_RATES_URL"] = f"http://{_bracketed(host)}:{settings.rates_port}"
         return environment
 
+    def _say(self, line: str) -> None:
+        """Tell the operator; a terminal that is gone must not keep us from draining."""
+        with suppress(OSError):
+            self._write(line)
+
     def _catch_signals(self) -> None:
-        """Drain on the first, force on the second; also where SIGINT was inherited as ignored."""
+        """Drain on the first, force on the second; also where SIGINT was inherited as ignored.
+
+        A closed terminal drains too, unless nohup or the like has told us to ignore it.
+        """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
             loop.add_signal_handler(number, self._receive_signal)
 
     def _receive_signal(self) -> None:

@@ -10,7 +10,7 @@ async def wait_until(condition: Callable[[], object], what: str = "the condition
     """Return once ``condition()`` is true; fail after ``WAIT_S_MAX`` seconds."""
     try:
         async with asyncio.timeout(WAIT_S_MAX):
-            while not condition():  # noqa: ASYNC110 - there is no event to wait for
+            while not condition():
                 await asyncio.sleep(0.002)
     except TimeoutError:
         raise AssertionError(f"{what} did not come true in {WAIT_S_MAX} s") from None

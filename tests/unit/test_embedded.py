@@ -96,6 +96,16 @@ async def test_a_cluster_of_another_version_is_named(
         await store.prepare()
 
 
+async def test_data_that_disappeared_are_not_made_anew(
+    settings: Settings, environment: dict[str, str]
+) -> None:
+    store = EmbeddedPostgres(settings, environment, lambda _: None)
+    await store.prepare()
+    store.data.rename(store.data.with_name("elsewhere"))
+    with pytest.raises(ConfigError, match=r"postgres has disappeared"):
+        await store.prepare()
+
+
 async def test_an_interrupted_creation_is_begun_anew(
     settings: Settings, environment: dict[str, str]
 ) -> None:

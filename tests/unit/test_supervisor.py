@@ -108,6 +108,21 @@ def test_a_signal_during_the_start_stops_it(start: Start) -> None:
     wait_for_none(node, 0)
 
 
+def test_a_closed_terminal_drains(start: Start) -> None:
+    node = start()
+    node.wait_ready()
+    assert node.stop(signal.SIGHUP) == 0
+
+
+def test_it_is_not_ready_before_its_workers(start: Start) -> None:
+    node = start({"STANDIN": "never"})
+    node.wait_for("starting 2 connector workers")
+    status, body = node.get("/healthz/ready")
+    assert (status, '"starting"' in body) == (503, True)
+    assert node.get("/healthz/live")[0] == 200
+    assert node.stop() == 0
+
+
 def test_nothing_outlives_a_killed_supervisor(start: Start) -> None:
     first = start()
     first.wait_ready()
