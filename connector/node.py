@@ -89,6 +89,7 @@ class Worker:
             limits=ServerLimits(
                 connections_max=settings.connector_connections_max,
                 header_s=settings.connector_header_timeout_ms / 1000,
+                body_s=settings.connector_header_timeout_ms / 1000,
                 idle_s=settings.connector_idle_timeout_ms / 1000,
             ),
         )

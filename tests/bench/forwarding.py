@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from itertools import product
 from typing import Any, Final, NamedTuple
 
 from connector.accounts.records import PeerChanges
@@ -210,39 +211,71 @@ def show(label: str, runs: list[Figures]) -> None:
 
 async def matrix(options: argparse.Namespace) -> None:
     """Every combination asked for, on every ledger asked for."""
+    head(options)
+    for options.ledger in options.ledgers:
+        for assets in options.assets:
+            options.cross = assets == "cross"
+            async with running(options) as target:
+                for in_flight, connections in product(
+                    options.in_flights, options.connection_counts
+                ):
+                    if connections <= max(in_flight, options.peers):
+                        label = f"{options.ledger}, {assets}, {in_flight} / {connections}"
+                        await repeat(target, options, label, in_flight, connections)
+                if options.rate:
+                    label = f"{options.ledger}, {assets}, {options.rate}/s offered"
+                    await repeat(target, options, label, 256, 64, options.rate)
+                if options.packets:
+                    await soak(target, options)
+
+
+@asynccontextmanager
+async def running(options: argparse.Namespace) -> AsyncIterator[Target]:
+    """A node with its stub peer."""
+    target_of = model_target if options.ledger == "model" else stored_target
+    with stub_peer() as sink:
+        async with target_of(options, sink) as target:
+            yield target
+
+
+async def repeat(
+    target: Target,
+    options: argparse.Namespace,
+    label: str,
+    in_flight: int,
+    connections: int,
+    rate: int = 0,
+) -> None:
+    options.in_flight, options.connections = in_flight, connections
+    runs = [await measure(target, options, rate) for _ in range(options.runs)]
+    show(label, runs)
+
+
+async def soak(target: Target, options: argparse.Namespace) -> None:
+    """Many packets through one node, and its memory on the way: it must stay flat."""
+    options.in_flight, options.connections = 64, 4
+    done = 0
+    print(f"\n{options.ledger}: resident memory of all workers after so many packets", flush=True)
+    while done < options.packets:
+        figures = await measure(target, options)
+        done += round(figures.per_second * options.seconds)
+        print(f"  {done:>9,}  {target.node.resident_bytes() / 1e6:,.1f} MB", flush=True)
+
+
+def head(options: argparse.Namespace) -> None:
     print(
         f"{os.cpu_count()} cores, {options.workers} workers, {options.runs} runs of "
-        f"{options.seconds:g} s, median (lowest-highest)\n"
+        f"{options.seconds:g} s each: median (lowest-highest)\n"
     )
     print(
         "| ledger, assets, in flight / connections | packets/s | p50 ms | p99 ms "
         "| CPU µs a packet | not fulfilled |"
     )
-    print("|---|---|---|---|---|---|")
-    for ledger in options.ledgers:
-        for cross in options.assets:
-            options.ledger, options.cross = ledger, cross == "cross"
-            target_of = model_target if ledger == "model" else stored_target
-            with stub_peer() as sink:
-                async with target_of(options, sink) as target:
-                    for in_flight in options.in_flights:
-                        for connections in options.connection_counts:
-                            if connections > max(in_flight, options.peers):
-                                continue
-                            options.in_flight, options.connections = in_flight, connections
-                            runs = [await measure(target, options) for _ in range(options.runs)]
-                            show(f"{ledger}, {cross}, {in_flight} / {connections}", runs)
-                    if options.rate:
-                        options.in_flight, options.connections = 256, 64
-                        runs = [
-                            await measure(target, options, options.rate)
-                            for _ in range(options.runs)
-                        ]
-                        show(f"{ledger}, {cross}, {options.rate}/s offered", runs)
+    print("|---|---|---|---|---|---|", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     ledgers = ["model", "postgres"]
     if os.environ.get("TIGERBEETLE_BIN"):
         ledgers.append("tigerbeetle")
@@ -254,6 +287,7 @@ def main() -> None:
     parser.add_argument("--peers", type=int, default=1, help="sending peers")
     parser.add_argument("--broke", action="store_true", help="the last sender has no funds")
     parser.add_argument("--rate", type=int, default=0, help="also at this many offered packets/s")
+    parser.add_argument("--packets", type=int, default=0, help="also a soak of so many packets")
     parser.add_argument("--pipeline-depth", type=int, default=1, help="towards the stub peer")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0)
