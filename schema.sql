@@ -75,7 +75,7 @@ CREATE TABLE peers (
     name text NOT NULL DEFAULT '' CHECK (char_length(name) <= 200),
     static_ilp_address ilp_address NOT NULL CHECK (static_ilp_address !~ '^(peer|self)[.]'),
     outgoing_endpoint text CHECK (
-        char_length(outgoing_endpoint) <= 2048 AND outgoing_endpoint ~ '^https?://[^@/?#]+(/[^@]*)?$'
+        char_length(outgoing_endpoint) <= 2048 AND outgoing_endpoint ~ '^https?://[!"$-.0->A-Z\[-~]+([/?][!"$-?A-Z\[-~]*)?$'
     ),
     outgoing_token bytea CHECK (octet_length(outgoing_token) BETWEEN 29 AND 8192),
     max_packet_amount amount_u64 NOT NULL DEFAULT 0,

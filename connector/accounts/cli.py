@@ -787,7 +787,7 @@ def _say_moved(
     session: Session, what: str, name: str, record: AssetRecord, amount: int, transfer_id: UUID
 ) -> None:
     session.say(
-        {"id": transfer_id, "amount": str(amount)},
+        {"id": transfer_id, "amount": amount},
         f"{amount} ({format_amount(amount, record.scale)} {record.code}) {what} {name}, "
         f"transfer {transfer_id}",
     )

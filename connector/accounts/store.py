@@ -15,7 +15,7 @@ import msgspec
 
 from connector.accounts.records import AssetChanges, AssetRecord, PeerRecord, TokenRecord
 from connector.directory import RateLimit
-from connector.errors import Conflict, NotFound, StoreUnavailable
+from connector.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 
 # What asyncpg raises where the server is away, going away or full.
 CONNECTION_ERRORS: Final = (
@@ -339,6 +339,9 @@ class AccountStore:
                 yield connection
         except CONNECTION_ERRORS as error:
             raise StoreUnavailable(f"Postgres cannot be reached: {error}") from error
+        except asyncpg.CheckViolationError as error:
+            # The last net: what the callers' own checks should have said better.
+            raise InvalidInput(f"a value breaks the rule {error.constraint_name}") from None
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Any]:

@@ -231,6 +231,11 @@ class TestPeers:
             {"outgoing_endpoint": "http://me:pw@bob", "outgoing_token": "x"},
             {"outgoing_endpoint": "http://", "outgoing_token": "x"},
             {"outgoing_endpoint": "http://bob:99999", "outgoing_token": "x"},
+            {"outgoing_endpoint": "HTTP://bob", "outgoing_token": "x"},
+            {"outgoing_endpoint": "http://bob/#part", "outgoing_token": "x"},
+            {"outgoing_endpoint": "http://[bob", "outgoing_token": "x"},
+            {"outgoing_endpoint": "http://b\u00f6b", "outgoing_token": "x"},
+            {"outgoing_endpoint": "https://bob/" + "x" * 2037, "outgoing_token": "x"},
             {"outgoing_endpoint": "http://bob\r\nX: y", "outgoing_token": "x"},
             {"outgoing_endpoint": "http://bob", "outgoing_token": "two words"},
             {"max_packet_amount": U64_MAX + 1},
@@ -250,6 +255,38 @@ class TestPeers:
         with pytest.raises(InvalidInput) as refusal:
             await add_peer(service, tenant, **settings)
         assert len(str(refusal.value)) < 300
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "http://bob",
+            "https://bob.example:8443/ilp",
+            "http://[::1]:4002/",
+            "http://bob?key=a/b&c=%40",
+            "http://bob/a?b=[c]~|",
+            "https://bob/" + "x" * 2036,
+        ],
+    )
+    async def test_endpoints_of_all_kinds_are_kept(
+        self, service: AccountService, tenant: UUID, url: str
+    ) -> None:
+        peer = await add_peer(service, tenant, outgoing_endpoint=url, outgoing_token="x")
+        assert peer.outgoing_endpoint == url
+
+    @pytest.mark.parametrize(
+        "prefix", ["", "g", "test3", "private", "g.a.b-c_d~e", "g." + "a" * 1021]
+    )
+    async def test_prefixes_of_all_kinds_are_kept(
+        self, service: AccountService, tenant: UUID, prefix: str
+    ) -> None:
+        assert (await add_peer(service, tenant, routes=(prefix,))).routes == (prefix,)
+
+    async def test_a_claim_for_no_known_reason_is_refused(
+        self, service: AccountService, tenant: UUID
+    ) -> None:
+        peer = await add_peer(service, tenant)
+        with pytest.raises(InvalidInput, match="reason"):
+            await service.store.record_claim(tenant, peer.id, 1, "because", 1, bytes(32))
 
     async def test_short_tokens_are_refused(self, service: AccountService, tenant: UUID) -> None:
         peer = await add_peer(service, tenant)
