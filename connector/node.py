@@ -255,9 +255,9 @@ def main() -> None:
         node_logging.configure(settings, os.environ.get("JIRANI_PROCESS", "worker"))
         sys.exit(uvloop.run(run(settings)))
     except ConfigError as error:
-        sys.exit(f"jirani: {error}")
+        sys.exit(str(error))
     except ConnectorError as error:
-        sys.exit(f"jirani: {error}")
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
