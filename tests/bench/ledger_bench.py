@@ -183,10 +183,11 @@ def measure(
         process.join()
     transfers = sum(sample.transfers for sample in done)
     durations = sorted(duration for sample in done for duration in sample.durations)
+    p50_ms, p99_ms = (durations[len(durations) * p // 100] * 1e3 for p in (50, 99))
     client_us = sum(sample.cpu_s for sample in done) / transfers * 1e6
     print(
         f"{batch:>6} {writers:>8} {transfers / elapsed:>12,.0f}"
-        f" {durations[len(durations) // 2] * 1e3:>8.2f} {durations[-len(durations) // 100] * 1e3:>8.2f}"
+        f" {p50_ms:>8.2f} {p99_ms:>8.2f}"
         f" {client_us:>10.1f} {server_cpu / transfers * 1e6:>10.1f}",
         flush=True,
     )
