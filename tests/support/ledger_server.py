@@ -29,7 +29,8 @@ class LedgerServer(Protocol):
     def kill(self) -> None:
         """End the server as a crash does; what was durable stays for ``start``."""
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Start it again. From the main thread: Linux ends it together with the thread."""
 
     def put_right(self) -> None:
         """Have it running, whatever was done to it."""
