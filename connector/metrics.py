@@ -45,7 +45,9 @@ class Histogram(msgspec.Struct):
 
     def observe(self, seconds: float) -> None:
         """Count one duration: never negative, since clocks for it are monotonic."""
-        self.observe_size(int(seconds * 1_000_000))
+        us = int(seconds * 1_000_000)
+        self.counts[us.bit_length()] += 1
+        self.total += us
 
     def observe_size(self, size: int) -> None:
         self.counts[size.bit_length()] += 1

@@ -137,23 +137,29 @@ def void(held: Chain) -> Chain:
 
 
 def _resolve(held: Chain, operation: int, amount: int, flag: int) -> Chain:
-    last = len(held) - 1
-    return tuple(
-        Transfer(
-            leg.id | operation,
-            0,
-            0,
-            amount,
-            leg.id,
-            0,
-            0,
-            leg.user_data_32 | RESOLVED,
-            0,
-            0,
-            0,
-            flag if index == last else flag | LINKED,
-        )
-        for index, leg in enumerate(held)
+    if len(held) == 1:
+        return (_resolution(held[0], operation, amount, flag),)
+    first, last = held
+    return (
+        _resolution(first, operation, amount, flag | LINKED),
+        _resolution(last, operation, amount, flag),
+    )
+
+
+def _resolution(leg: Transfer, operation: int, amount: int, flags: int) -> Transfer:
+    return Transfer(
+        leg.id | operation,
+        0,
+        0,
+        amount,
+        leg.id,
+        0,
+        0,
+        leg.user_data_32 | RESOLVED,
+        0,
+        0,
+        0,
+        flags,
     )
 
 

@@ -212,18 +212,18 @@ def show(label: str, runs: list[Figures]) -> None:
 async def matrix(options: argparse.Namespace) -> None:
     """Every combination asked for, on every ledger asked for."""
     head(options)
-    for options.ledger in options.ledgers:
+    for ledger in options.ledgers:
         for assets in options.assets:
-            options.cross = assets == "cross"
+            options.ledger, options.cross = ledger, assets == "cross"
             async with running(options) as target:
                 for in_flight, connections in product(
                     options.in_flights, options.connection_counts
                 ):
                     if connections <= max(in_flight, options.peers):
-                        label = f"{options.ledger}, {assets}, {in_flight} / {connections}"
+                        label = f"{ledger}, {assets}, {in_flight} / {connections}"
                         await repeat(target, options, label, in_flight, connections)
                 if options.rate:
-                    label = f"{options.ledger}, {assets}, {options.rate}/s offered"
+                    label = f"{ledger}, {assets}, {options.rate}/s offered"
                     await repeat(target, options, label, 256, 64, options.rate)
                 if options.packets:
                     await soak(target, options)
