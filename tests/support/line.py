@@ -31,6 +31,7 @@ from tests.support.neighbours import Receiver, Sender
 from tests.support.node import TENANT, Node
 
 WAIT_S_MAX: Final = 30.0
+# Of alice, and of the operator himself in each asset.
 FUNDS: Final = 10**9
 RATE: Final = "1.0837"
 EUR_TO_USD: Final = rescale(parse_rate(RATE), 2, 4)
@@ -196,6 +197,14 @@ class Line:
 
     async def _has_reached(self, name: str, count: int) -> bool:
         return await self.node.count_of(name) >= count
+
+    async def wait_until_known(self, sender: Sender) -> None:
+        """Wait until a peer that was added later can send, to the worker that we reach."""
+
+        async def known() -> bool:
+            return (await sender.send("peer.config", 0)).status == 200
+
+        await wait_for(known, "the peer is known")
 
     async def wait_until_it_forwards(self, destination: str = ALICE_TO_BOB) -> None:
         """Wait until a packet gets through: the node has recovered by itself."""
