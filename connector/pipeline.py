@@ -56,6 +56,9 @@ SEND_MARGIN_S: Final = 0.5
 RESERVE_WAIT_MAX_S: Final = 1.0
 # We stop waiting for the ledger this long before the previous hop's expiry, for the way back.
 REPLY_MARGIN_MS: Final = 200
+# A peer that cannot be connected to for this long is told to the sender, who knows what to do with
+# the rest of the packet's time; the money is not held for nothing.
+CONNECT_WAIT_MAX_S: Final = 5.0
 # How long after its decision a next hop may still answer, to be counted.
 LATE_REPLY_S: Final = 5.0
 IN_FLIGHT_MAX: Final = 50_000
@@ -399,7 +402,11 @@ class Pipeline:
             packet.prepare, packet.destination_amount, format_expiry(packet.expires_at_ms)
         )
         self.links.send(
-            destination.peer, data, packet, packet.send_until, packet.decide_until + LATE_REPLY_S
+            destination.peer,
+            data,
+            packet,
+            min(packet.send_until, packet.step_at + CONNECT_WAIT_MAX_S),
+            packet.decide_until + LATE_REPLY_S,
         )
 
     # -- 3. the next hop answered, or did not ----------------------------------------------------

@@ -79,8 +79,14 @@ class TestForwarding:
         assert (sent.amount, sent.destination, sent.data) == (10_800, "test.carol.shop", b"sealed")
         assert sent.execution_condition == CONDITION
         assert parse_expiry(sent.expires_at) == bench.clock.wall + 19_000
-        assert connect_until == pytest.approx(bench.clock.seconds + 18.5)
+        assert connect_until == pytest.approx(bench.clock.seconds + 5)
         assert reply_until > packet.decide_until
+
+    def test_a_short_packet_looks_for_a_connection_only_while_it_may_be_sent(self) -> None:
+        bench = Bench()
+        bench.prepare(expires_in_ms=4000)
+        bench.ledger.answer()
+        assert bench.links.sent[0][3] == pytest.approx(bench.clock.seconds + 2.5)
 
     def test_across_assets_two_legs_are_linked_source_first(self) -> None:
         bench = Bench()
