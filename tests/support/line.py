@@ -195,6 +195,14 @@ class Line:
         """Wait until a metric of the node has reached a count."""
         await wait_for(lambda: self._has_reached(name, count), f"{name} >= {count}")
 
+    async def wait_for_connections(self, count: int) -> None:
+        """Wait until the node has so many connections from previous hops."""
+
+        async def reached() -> bool:
+            return await self.node.count_of("jirani_connections") == count
+
+        await wait_for(reached, f"{count} connections")
+
     async def _has_reached(self, name: str, count: int) -> bool:
         return await self.node.count_of(name) >= count
 
