@@ -32,7 +32,7 @@ from tests.support.node import TENANT, Node
 
 WAIT_S_MAX: Final = 30.0
 # Of alice, and of the operator himself in each asset.
-FUNDS: Final = 10**9
+FUNDS: Final = 10**12
 RATE: Final = "1.0837"
 EUR_TO_USD: Final = rescale(parse_rate(RATE), 2, 4)
 ALICE_TO_BOB: Final = "test.bob.wallet"
