@@ -5,9 +5,6 @@ expire, and the operator pays money out by another way.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from functools import partial
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -15,7 +12,7 @@ from connector.ledger import plan
 from connector.ledger.accounts import balance
 from connector.ledger.postgres import PostgresLedger
 from tests.support.gate import Gate
-from tests.support.ledger_server import ON_POSTGRES, FaultyReplica, LedgerUnderTest
+from tests.support.ledger_server import ON_POSTGRES
 from tests.support.line import (
     ALICE_TO_BOB,
     ALICE_TO_CAROL,
@@ -36,30 +33,6 @@ TO_CAROL = 2_000
 EXPIRES_IN_MS = 3000
 
 pytestmark = pytest.mark.node_settings(LEDGER_GRACE_S="1")
-
-
-@pytest.fixture
-async def gate(idle_line: Line, ledger_server: LedgerUnderTest) -> AsyncIterator[Gate]:
-    """The way from the node to its ledger; the node is ready."""
-    environment = idle_line.node.environment
-    if isinstance(ledger_server.server, FaultyReplica):
-        port = int(ledger_server.server.cluster.addresses.rpartition(":")[2])
-        async with Gate(partial(asyncio.open_connection, "127.0.0.1", port)) as gate:
-            environment["TIGERBEETLE_REPLICA_ADDRESSES"] = f"127.0.0.1:{gate.port}"
-            await idle_line.node.start()
-            yield gate
-            idle_line.node.kill()
-    else:
-        url = urlsplit(environment["DATABASE_URL"])
-        (folder,) = parse_qs(url.query)["host"]
-        socket = f"{folder}/.s.PGSQL.5432"
-        async with Gate(partial(asyncio.open_unix_connection, socket)) as gate:
-            environment["DATABASE_URL"] = (
-                f"postgresql://{url.username}@127.0.0.1:{gate.port}{url.path}"
-            )
-            await idle_line.node.start()
-            yield gate
-            idle_line.node.kill()
 
 
 async def fulfil_behind_the_gate(line: Line, gate: Gate, packets: list[asyncio.Task[Sent]]) -> None:
@@ -84,6 +57,7 @@ async def fulfil_behind_the_gate(line: Line, gate: Gate, packets: list[asyncio.T
 
 async def test_late_bookings_and_losses(idle_line: Line, gate: Gate) -> None:
     line = idle_line
+    await line.node.start()
     async with line.node.service() as service:
         broke = await line.add_sender(service, "broke", funds=TO_BOB + TO_CAROL)
         line.bob.go.clear()
@@ -126,6 +100,7 @@ async def test_late_bookings_and_losses(idle_line: Line, gate: Gate) -> None:
 @ON_POSTGRES
 async def test_a_loss_that_we_cannot_pay_either(idle_line: Line, gate: Gate) -> None:
     line = idle_line
+    await line.node.start()
     line.bob.go.clear()
     async with line.node.service() as service:
         packet = line.alice.start(ALICE_TO_BOB, expires_in_ms=EXPIRES_IN_MS)

@@ -6,7 +6,9 @@ alice (EUR/2) -> node -> bob (EUR/2) or carol (USD/4); more peers as a test need
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 import msgspec
@@ -26,7 +28,8 @@ from connector.ledger.ledger import (
     Transfer,
 )
 from connector.money import convert_floor, parse_rate, rescale
-from tests.support.ledger_server import LedgerServer, LedgerUnderTest
+from tests.support.gate import Gate
+from tests.support.ledger_server import FaultyReplica, LedgerServer, LedgerUnderTest
 from tests.support.neighbours import Receiver, Sender
 from tests.support.node import TENANT, Node
 
@@ -364,3 +367,24 @@ async def line(idle_line: Line) -> Line:
     """A line whose node is ready."""
     await idle_line.node.start()
     return idle_line
+
+
+@pytest.fixture
+async def gate(idle_line: Line, ledger_server: LedgerUnderTest) -> AsyncIterator[Gate]:
+    """The only way of the idle line's node to its ledger; ours and the operator's is another."""
+    environment = idle_line.node.environment
+    if isinstance(ledger_server.server, FaultyReplica):
+        port = int(ledger_server.server.cluster.addresses.rpartition(":")[2])
+        async with Gate(partial(asyncio.open_connection, "127.0.0.1", port)) as gate:
+            environment["TIGERBEETLE_REPLICA_ADDRESSES"] = f"127.0.0.1:{gate.port}"
+            yield gate
+            idle_line.node.kill()
+    else:
+        url = urlsplit(environment["DATABASE_URL"])
+        (folder,) = parse_qs(url.query)["host"]
+        socket = f"{folder}/.s.PGSQL.5432"
+        async with Gate(partial(asyncio.open_unix_connection, socket)) as gate:
+            address = f"{url.username}@127.0.0.1:{gate.port}"
+            environment["DATABASE_URL"] = f"postgresql://{address}{url.path}"
+            yield gate
+            idle_line.node.kill()
