@@ -104,8 +104,9 @@ class PostgresLedger:
     def __init__(self, dsn: str, *, connections_max: int = 4) -> None:
         """Remember where the database is; the first call connects."""
         self._dsn = dsn
-        self._connections_max = connections_max
-        self._pool: asyncpg.Pool | None = None
+        # Connections that no request uses. A pool of asyncpg's costs more than a call itself.
+        self._idle: list[asyncpg.Connection] = []
+        self._room = asyncio.Semaphore(connections_max)
         self._event_oid = 0
         # Requests under way: they outlive a cancelled caller.
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -252,9 +253,8 @@ class PostgresLedger:
     async def close(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks)
-        if self._pool is not None:
-            pool, self._pool = self._pool, None
-            await pool.close()
+        while self._idle:
+            await self._idle.pop().close()
 
     def _check_size(self, events: Sequence[Any]) -> None:
         if len(events) > self.batch_events_max:
@@ -290,27 +290,33 @@ class PostgresLedger:
         raise LedgerUnavailable(f"Postgres ledger: still contended after {ATTEMPTS_MAX} attempts")
 
     async def _with_connection(self, use: Callable[[asyncpg.Connection], Awaitable[T]]) -> T:
-        if self._pool is None:
-            self._pool = asyncpg.create_pool(
-                self._dsn,
-                min_size=0,
-                max_size=self._connections_max,
-                init=self._prepare,
-                reset=_keep,
-                command_timeout=REQUEST_S_MAX,
-                server_settings=_SESSION,
-            )
-        # Making the pool opens no connection yet, and two first calls must not make two pools.
-        pool = await self._pool
-        async with pool.acquire(timeout=REQUEST_S_MAX) as connection:
+        async with self._room:
+            connection = self._idle.pop() if self._idle else await self._connect()
             try:
-                return await use(connection)
+                result = await use(connection)
             except _CONTENTION:
+                self._idle.append(connection)
                 raise
-            except asyncpg.PostgresError:
+            except BaseException:
                 # A call cut off at the wrong moment may still hold the clock's lock.
                 connection.terminate()
                 raise
+            self._idle.append(connection)
+            return result
+
+    async def _connect(self) -> asyncpg.Connection:
+        connection = await asyncpg.connect(
+            self._dsn,
+            timeout=REQUEST_S_MAX,
+            command_timeout=REQUEST_S_MAX,
+            server_settings=_SESSION,
+        )
+        try:
+            await self._prepare(connection)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     async def _prepare(self, connection: asyncpg.Connection) -> None:
         """Have arrays of ledger_event sent as the bytes that we pack ourselves.
@@ -326,10 +332,6 @@ class PostgresLedger:
         settings.add_python_codec(
             row["typarray"], "_ledger_event", "public", [], "scalar", bytes, bytes, "binary"
         )
-
-
-async def _keep(connection: asyncpg.Connection) -> None:
-    """Leave a returned connection as it is: no call changes its session."""
 
 
 def _encode(transfers: Sequence[Transfer]) -> tuple[bytes, bool]:
