@@ -38,6 +38,7 @@ SECRETS_FILE: Final = "secrets.json"
 # A unix socket's path has at most 107 bytes; Postgres adds the longest name.
 SOCKET_PATH_BYTES_MAX: Final = 107
 LONGEST_SOCKET: Final = "postgres/.s.PGSQL.5432"
+REPLY_MS_MIN: Final = 500
 DATABASE_NAME: Final = "jirani"
 RATES_BYTES_MAX: Final = 1 << 20
 DEVELOPMENT_TENANT_ID: Final = "11111111-1111-4111-8111-111111111111"
@@ -470,6 +471,7 @@ def load_settings(*, generate: bool = True) -> Settings:
     except (OSError, ValueError) as error:
         raise ConfigError(f"ENV_FILE is {env_file or '.env'!r}: cannot be read: {error}") from None
     _check_ports(settings)
+    _check_deadlines(settings)
     if settings.production:
         _check_production(settings)
         return settings
@@ -502,6 +504,16 @@ def _check_ports(settings: Settings) -> None:
         if port in seen:
             raise ConfigError(f"{name} is {port}: {seen[port]} has the same port")
         seen[port] = name
+
+
+def _check_deadlines(settings: Settings) -> None:
+    """A fulfil that is still taken must leave us the time to pass it back in time."""
+    slack, margin = settings.late_fulfil_slack_ms, settings.ilp_expiry_margin_ms
+    if slack > max(margin - REPLY_MS_MIN, 0):
+        raise ConfigError(
+            f"LATE_FULFIL_SLACK_MS is {slack}: must be at least {REPLY_MS_MIN} less than "
+            f"ILP_EXPIRY_MARGIN_MS, which is {margin}"
+        )
 
 
 def _check_production(settings: Settings) -> None:

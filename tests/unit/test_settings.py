@@ -283,3 +283,20 @@ def test_every_variable_is_described() -> None:
 )
 def test_loopback(host: str, answer: bool) -> None:
     assert is_loopback(host) is answer
+
+
+@pytest.mark.parametrize(("slack", "margin"), [("501", "1000"), ("1", "500"), ("9500", "9999")])
+def test_a_fulfil_that_could_not_be_passed_back_in_time_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, slack: str, margin: str
+) -> None:
+    monkeypatch.setenv("LATE_FULFIL_SLACK_MS", slack)
+    monkeypatch.setenv("ILP_EXPIRY_MARGIN_MS", margin)
+    with pytest.raises(ConfigError, match=f"LATE_FULFIL_SLACK_MS is {slack}: .*{margin}"):
+        load_settings()
+
+
+@pytest.mark.parametrize(("slack", "margin"), [("500", "1000"), ("0", "100"), ("9500", "10000")])
+def test_slack_within_the_margin(monkeypatch: pytest.MonkeyPatch, slack: str, margin: str) -> None:
+    monkeypatch.setenv("LATE_FULFIL_SLACK_MS", slack)
+    monkeypatch.setenv("ILP_EXPIRY_MARGIN_MS", margin)
+    assert load_settings().late_fulfil_slack_ms == int(slack)
