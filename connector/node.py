@@ -198,9 +198,7 @@ class Worker:
         self.balances = found
 
     async def _expire_pending(self) -> None:
-        expire = getattr(self.ledger, "expire_pending", None)
-        if expire is not None:
-            await expire()
+        await self.ledger.expire_pending()
 
 
 async def _repeat(period_s: float, step: Callable[[], Awaitable[None]]) -> None:

@@ -233,5 +233,11 @@ class Ledger(Protocol):
     ) -> list[Account]:
         """All accounts, oldest first, a page at a time: what the invariant checks read."""
 
+    async def expire_pending(self) -> int:
+        """Release pending transfers that are past their time; returns how many.
+
+        For ledgers that do not do it by themselves; to be called every second.
+        """
+
     async def close(self) -> None:
         """End the session. Requests under way finish or raise."""

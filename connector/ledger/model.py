@@ -243,6 +243,11 @@ class ModelLedger:
         ]
         return found[:limit]
 
+    async def expire_pending(self) -> int:
+        before = len(self._open)
+        self._begin(0)
+        return before - len(self._open)
+
     async def close(self) -> None:
         """Nothing to end: what is stored stays readable."""
 

@@ -203,6 +203,10 @@ class TigerBeetleLedger:
         )
         return records.unpack_accounts(await self._request(records.QUERY_ACCOUNTS, request))
 
+    async def expire_pending(self) -> int:
+        """TigerBeetle does this by itself."""
+        return 0
+
     async def close(self) -> None:
         """End the session: requests under way raise LedgerSessionLost. Repeating it is harmless.
 
