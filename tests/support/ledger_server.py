@@ -8,6 +8,7 @@ the session, and is put right again after each test.
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -41,20 +42,20 @@ class FaultyPostgres(EmbeddedPostgres):
 
     def pause(self) -> None:
         # The postmaster first: from then on there are no new processes.
-        for pid in (self.pid, *self._children()):
-            os.kill(pid, signal.SIGSTOP)
+        os.kill(self.pid, signal.SIGSTOP)
+        self._signal_children(signal.SIGSTOP)
 
     def resume(self) -> None:
-        for pid in (*self._children(), self.pid):
-            os.kill(pid, signal.SIGCONT)
+        self._signal_children(signal.SIGCONT)
+        os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         if self._process is None:
             return
         os.kill(self.pid, signal.SIGSTOP)
         # Those that outlived the postmaster would keep the data folder from being used again.
-        for pid in (*self._children(), self.pid):
-            os.kill(pid, signal.SIGKILL)
+        self._signal_children(signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
         self._process.wait(START_S_MAX)
         self._process = None
 
@@ -68,8 +69,11 @@ class FaultyPostgres(EmbeddedPostgres):
         self.put_right()
         super().close()
 
-    def _children(self) -> list[int]:
-        return [int(pid) for pid in _read(f"/proc/{self.pid}/task/{self.pid}/children").split()]
+    def _signal_children(self, number: int) -> None:
+        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        for pid in map(int, path.read_text().split()):
+            with suppress(ProcessLookupError):  # Sessions end by themselves, too.
+                os.kill(pid, number)
 
 
 class FaultyReplica(Replica):
@@ -96,10 +100,6 @@ class LedgerUnderTest(NamedTuple):
     def put_right(self) -> None:
         self.postgres.put_right()
         self.server.put_right()
-
-
-def _read(path: str) -> str:
-    return Path(path).read_text()
 
 
 @pytest.fixture(scope="session")
