@@ -69,10 +69,12 @@ class CutProxy:
     ) -> None:
         self.refuse()
         self.cut_all()
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # What was accepted just now begins in the next turn of the loop.
+        await asyncio.sleep(0)
+        while tasks := tuple(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def refuse(self) -> None:
         """Accept no more connections."""
@@ -93,7 +95,7 @@ class CutProxy:
         delay_s = self.delay_s
         try:
             server_reader, server_writer = await asyncio.open_connection(*self._target)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             reset(writer)
             self._tasks.discard(task)
             return
