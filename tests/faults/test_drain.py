@@ -80,8 +80,7 @@ async def test_sigterm_while_the_ledger_is_silent(line: Line) -> None:
     line.server.resume()
     assert await stopping == [0]
     # Nothing was left to a timeout.
-    async with line.node.open_ledger() as ledger:
-        transfers = await ledger.query_transfers(ledger=line.assets["EUR"].ledger, code=1)
+    transfers = await line.ledger.query_transfers(ledger=line.assets["EUR"].ledger, code=1)
     holds = [transfer for transfer in transfers if transfer.flags & PENDING]
     assert len(transfers) == 2 * len(holds) == 40
     books = await line.check_books()

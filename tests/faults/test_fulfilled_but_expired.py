@@ -44,35 +44,33 @@ async def fulfil_behind_the_gate(line: Line, gate: Gate, packets: list[asyncio.T
     for sent in await asyncio.gather(*packets):
         assert sent.fulfilled
         assert sent.in_time
-    async with line.node.open_ledger() as ledger:
 
-        async def expired() -> bool:
-            if isinstance(ledger, PostgresLedger):
-                await ledger.expire_pending()
-            accounts = await ledger.query_accounts(ledger=line.assets["EUR"].ledger)
-            return not any(account.debits_pending for account in accounts)
+    async def expired() -> bool:
+        if isinstance(line.ledger, PostgresLedger):
+            await line.ledger.expire_pending()
+        accounts = await line.ledger.query_accounts(ledger=line.assets["EUR"].ledger)
+        return not any(account.debits_pending for account in accounts)
 
-        await wait_for(expired, "the holds are gone")
+    await wait_for(expired, "the holds are gone")
 
 
 async def test_late_bookings_and_losses(idle_line: Line, gate: Gate) -> None:
     line = idle_line
     await line.node.start()
-    async with line.node.service() as service:
-        broke = await line.add_sender(service, "broke", funds=TO_BOB + TO_CAROL)
-        line.bob.go.clear()
-        line.carol.go.clear()
-        await line.wait_until_known(broke)
-        rich_to_bob, rich_to_carol = packets = [
-            line.alice.start(destination, expires_in_ms=EXPIRES_IN_MS)
-            for destination in (ALICE_TO_BOB, ALICE_TO_CAROL)
-        ]
-        packets += [
-            broke.start(ALICE_TO_BOB, TO_BOB, expires_in_ms=EXPIRES_IN_MS),
-            broke.start(ALICE_TO_CAROL, TO_CAROL, expires_in_ms=EXPIRES_IN_MS),
-        ]
-        await fulfil_behind_the_gate(line, gate, packets)
-        await service.withdraw_peer(TENANT, line.uuid("broke"), TO_BOB + TO_CAROL)
+    broke = await line.add_sender("broke", funds=TO_BOB + TO_CAROL)
+    line.bob.go.clear()
+    line.carol.go.clear()
+    await line.wait_until_known(broke)
+    rich_to_bob, rich_to_carol = packets = [
+        line.alice.start(destination, expires_in_ms=EXPIRES_IN_MS)
+        for destination in (ALICE_TO_BOB, ALICE_TO_CAROL)
+    ]
+    packets += [
+        broke.start(ALICE_TO_BOB, TO_BOB, expires_in_ms=EXPIRES_IN_MS),
+        broke.start(ALICE_TO_CAROL, TO_CAROL, expires_in_ms=EXPIRES_IN_MS),
+    ]
+    await fulfil_behind_the_gate(line, gate, packets)
+    await line.service.withdraw_peer(TENANT, line.uuid("broke"), TO_BOB + TO_CAROL)
     gate.open()
     await line.wait_for_count("jirani_late_bookings", 4)
     await line.wait_until_it_forwards()
@@ -102,11 +100,10 @@ async def test_a_loss_that_we_cannot_pay_either(idle_line: Line, gate: Gate) -> 
     line = idle_line
     await line.node.start()
     line.bob.go.clear()
-    async with line.node.service() as service:
-        packet = line.alice.start(ALICE_TO_BOB, expires_in_ms=EXPIRES_IN_MS)
-        await fulfil_behind_the_gate(line, gate, [packet])
-        await service.withdraw_peer(TENANT, line.uuid("alice"), FUNDS)
-        await service.withdraw_asset(TENANT, line.assets["EUR"].id, FUNDS)
+    packet = line.alice.start(ALICE_TO_BOB, expires_in_ms=EXPIRES_IN_MS)
+    await fulfil_behind_the_gate(line, gate, [packet])
+    await line.service.withdraw_peer(TENANT, line.uuid("alice"), FUNDS)
+    await line.service.withdraw_asset(TENANT, line.assets["EUR"].id, FUNDS)
     gate.open()
     await line.wait_for_count("jirani_alarms", 2)
     assert "late_booking_refused" in line.node.log

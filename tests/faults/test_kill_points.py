@@ -35,10 +35,9 @@ class Refuser(Receiver):
 async def test_a_kill_with_packets_at_every_point_before_the_post(idle_line: Line) -> None:
     line = idle_line
     async with Refuser() as refuser:
-        async with line.node.service() as service:
-            nobody = f"http://127.0.0.1:{free_port()}/"
-            await line.add_peer(service, "nobody", endpoint=nobody)
-            await line.add_peer(service, "refuser", endpoint=refuser.endpoint)
+        nobody = f"http://127.0.0.1:{free_port()}/"
+        await line.add_peer("nobody", endpoint=nobody)
+        await line.add_peer("refuser", endpoint=refuser.endpoint)
         await line.node.start()
         for receiver in (line.bob, line.carol, refuser):
             receiver.go.clear()
@@ -113,10 +112,9 @@ def send(line: Line, destination: str) -> list[asyncio.Task[Sent]]:
 
 
 async def wait_until_held(line: Line, amount: int) -> None:
-    async with line.node.open_ledger() as ledger:
 
-        async def held() -> bool:
-            (alice,) = await ledger.lookup_accounts([line.ids["alice"]])
-            return alice.debits_pending == amount
+    async def held() -> bool:
+        (alice,) = await line.ledger.lookup_accounts([line.ids["alice"]])
+        return alice.debits_pending == amount
 
-        await wait_for(held, "all holds are made")
+    await wait_for(held, "all holds are made")

@@ -61,9 +61,8 @@ async def test_forwarding_goes_on_without_the_directory(
     assert line.node.processes[0].poll() is None
     faulty_postgres.start()
     # What is changed from now on is noticed.
-    async with line.node.service() as service:
-        changes = PeerChanges(max_packet_amount=1)
-        await service.update_peer(TENANT, line.uuid("alice"), changes)
+    changes = PeerChanges(max_packet_amount=1)
+    await line.service.update_peer(TENANT, line.uuid("alice"), changes)
 
     async def is_too_large() -> bool:
         return (await line.alice.send(ALICE_TO_BOB)).code == "F08"

@@ -66,9 +66,8 @@ async def test_a_limit_over_two_workers(
     line.node.environment["REDIS_URL"] = private_redis.url
     limit = PACKETS if kind == "packets" else AMOUNT
     limits: dict[str, Any] = {"packet_limit" if kind == "packets" else "amount_limit": limit}
-    async with line.node.service() as service:
-        # Its amounts are around 110,000, so either limit lets through about 200 a second.
-        limited = await line.add_sender(service, "limited", **limits)
+    # Its amounts are around 110,000, so either limit lets through about 200 a second.
+    limited = await line.add_sender("limited", **limits)
     await line.node.start()
     flood = Flood(limited, lambda sent: 1 if kind == "packets" else sent.amount)
     elapsed = await flood.last(WINDOW_S)

@@ -31,8 +31,7 @@ def outcome(sent: Sent) -> tuple[str, str]:
 async def test_a_sender_with_money_for_exactly_some(line: Line) -> None:
     # Amounts differ, but by less than one packet all together: no other choice fits one more.
     amounts = range(1_000_000, 1_000_000 + CONCURRENCY)
-    async with line.node.service() as service:
-        poor = await line.add_sender(service, "poor", funds=PACKETS * amounts[-1])
+    poor = await line.add_sender("poor", funds=PACKETS * amounts[-1])
     await line.wait_until_known(poor)
     outcomes = await send_at_once(poor, ALICE_TO_BOB, amounts)
     assert outcomes == {("fulfilled", ""): PACKETS, EXHAUSTED: CONCURRENCY - PACKETS}
@@ -51,9 +50,8 @@ async def test_a_sender_with_money_for_exactly_some(line: Line) -> None:
 async def test_liquidity_for_exactly_some(line: Line) -> None:
     amounts = range(1_000_000, 1_000_000 + CONCURRENCY)
     liquidity = PACKETS * to_usd(amounts[-1])
-    async with line.node.service() as service:
-        usd = line.assets["USD"].id
-        await service.withdraw_asset(TENANT, usd, FUNDS - liquidity)
+    usd = line.assets["USD"].id
+    await line.service.withdraw_asset(TENANT, usd, FUNDS - liquidity)
     outcomes = await send_at_once(line.alice, ALICE_TO_CAROL, amounts)
     assert outcomes == {("fulfilled", ""): PACKETS, NO_LIQUIDITY: CONCURRENCY - PACKETS}
     books = await line.check_books()
@@ -66,12 +64,11 @@ async def test_liquidity_for_exactly_some(line: Line) -> None:
 
 
 async def test_one_sender_without_funds_among_ten(line: Line) -> None:
-    async with line.node.service() as service:
-        names = [f"sender{number}" for number in range(SENDERS)]
-        senders = [
-            await line.add_sender(service, name, funds=FUNDS if number else 0)
-            for number, name in enumerate(names)
-        ]
+    names = [f"sender{number}" for number in range(SENDERS)]
+    senders = [
+        await line.add_sender(name, funds=FUNDS if number else 0)
+        for number, name in enumerate(names)
+    ]
     await asyncio.gather(*map(line.wait_until_known, senders))
     first_amounts = [10_001 + 1_000 * number for number in range(SENDERS)]
     outcomes = await asyncio.gather(

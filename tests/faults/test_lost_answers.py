@@ -9,6 +9,7 @@ import asyncio
 from connector.ledger.ledger import PENDING, POST_PENDING_TRANSFER, VOID_PENDING_TRANSFER
 from connector.packets.ilp import encode_reject
 from tests.support.gate import Gate
+from tests.support.ledger_server import ON_POSTGRES
 from tests.support.line import ALICE_TO_BOB, ALICE_TO_CAROL, POSTED, VOIDED, Line, wait_for
 from tests.support.stub_peer import StubConnection, StubRequest, http_answer
 from tests.support.waiting import wait_until
@@ -18,13 +19,12 @@ EACH = 5
 
 async def wait_for_transfers(line: Line, flag: int, count: int) -> None:
     """Wait until the ledger has so many transfers of a kind, whether or not the node knows."""
-    async with line.node.open_ledger() as ledger:
 
-        async def there() -> bool:
-            found = await ledger.query_transfers(ledger=line.assets["EUR"].ledger)
-            return sum(1 for t in found if t.flags & flag) >= count
+    async def there() -> bool:
+        found = await line.ledger.query_transfers(ledger=line.assets["EUR"].ledger)
+        return sum(1 for t in found if t.flags & flag) >= count
 
-        await wait_for(there, f"{count} transfers with flag {flag}")
+    await wait_for(there, f"{count} transfers with flag {flag}")
 
 
 async def lose_answers(line: Line, gate: Gate, flag: int) -> None:
@@ -71,6 +71,7 @@ async def test_answers_to_posts(idle_line: Line, gate: Gate) -> None:
     await check_that_answers_were_lost(line)
 
 
+@ON_POSTGRES
 async def test_answers_to_voids(idle_line: Line, gate: Gate) -> None:
     async def reject(connection: StubConnection, request: StubRequest) -> None:
         line.carol.take(request)

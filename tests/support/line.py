@@ -11,11 +11,15 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
+import asyncpg
 import msgspec
 import pytest
 
+from connector.accounts.cipher import Cipher
 from connector.accounts.records import AssetRecord, PeerChanges
 from connector.accounts.service import AccountService
+from connector.accounts.store import AccountStore
+from connector.errors import LedgerUnavailable
 from connector.ledger import plan
 from connector.ledger.accounts import SETTLEMENT, balance
 from connector.ledger.ledger import (
@@ -27,11 +31,12 @@ from connector.ledger.ledger import (
     Ledger,
     Transfer,
 )
+from connector.ledger.opening import open_ledger
 from connector.money import convert_floor, parse_rate, rescale
 from tests.support.gate import Gate
 from tests.support.ledger_server import FaultyReplica, LedgerServer, LedgerUnderTest
 from tests.support.neighbours import Receiver, Sender
-from tests.support.node import TENANT, Node
+from tests.support.node import SECRET, TENANT, Node
 
 WAIT_S_MAX: Final = 30.0
 # Of alice, and of the operator himself in each asset.
@@ -134,32 +139,42 @@ class Line:
         self.assets: dict[str, AssetRecord] = {}
         self.senders: dict[str, Sender] = {}
         self.alice: Sender
+        # One session for all that a test does: TigerBeetle's take more than half a second each.
+        self.ledger: Ledger
+        self.service: AccountService
+        self._pool: asyncpg.Pool
 
     async def set_up(self) -> None:
         """Neighbours, assets and peers; the node is not started."""
         await self.bob.start()
         await self.carol.start()
-        async with self.node.service() as service:
-            for code, scale in (("EUR", 2), ("USD", 4)):
-                asset = self.assets[code] = await service.create_asset(TENANT, code, scale)
-                self.ids[code] = asset.id.int
-                await service.deposit_asset(TENANT, asset.id, FUNDS)
-            self.alice = await self.add_sender(service, "alice")
-            await self.add_peer(service, "bob", endpoint=self.bob.endpoint)
-            await self.add_peer(service, "carol", "USD", endpoint=self.carol.endpoint)
+        self.ledger = await open_ledger(self.node.settings)
+        self._pool = await asyncpg.create_pool(
+            self.node.settings.postgres_url(),
+            min_size=0,
+            max_size=2,
+            server_settings={"application_name": "jirani-test"},
+        )
+        store = AccountStore(self._pool)
+        await store.ensure_operator(TENANT)
+        self.service = AccountService(store, self.ledger, Cipher.from_base64(SECRET))
+        for code, scale in (("EUR", 2), ("USD", 4)):
+            asset = self.assets[code] = await self.service.create_asset(TENANT, code, scale)
+            self.ids[code] = asset.id.int
+            await self.service.deposit_asset(TENANT, asset.id, FUNDS)
+        self.alice = await self.add_sender("alice")
+        await self.add_peer("bob", endpoint=self.bob.endpoint)
+        await self.add_peer("carol", "USD", endpoint=self.carol.endpoint)
 
-    async def add_sender(
-        self, service: AccountService, name: str, *, funds: int = FUNDS, **changes: Any
-    ) -> Sender:
+    async def add_sender(self, name: str, *, funds: int = FUNDS, **changes: Any) -> Sender:
         """One more previous hop with EUR; its amounts are nobody else's."""
-        await self.add_peer(service, name, funds=funds, **changes)
+        await self.add_peer(name, funds=funds, **changes)
         first_amount = 10_001 + 100_000 * len(self.senders)
         sender = self.senders[name] = Sender(self.node.port, token_of(name), first_amount)
         return sender
 
     async def add_peer(
         self,
-        service: AccountService,
         name: str,
         code: str = "EUR",
         *,
@@ -174,11 +189,11 @@ class Line:
             **(outgoing if endpoint else {}),
             **changes,
         }
-        peer = await service.create_peer(
+        peer = await self.service.create_peer(
             TENANT, self.assets[code].id, msgspec.convert(settings, PeerChanges), [token_of(name)]
         )
         if funds:
-            await service.deposit_peer(TENANT, peer.id, funds)
+            await self.service.deposit_peer(TENANT, peer.id, funds)
         self.ids[name] = peer.id.int
         return peer.id
 
@@ -191,6 +206,8 @@ class Line:
         for receiver in (self.bob, self.carol):
             await receiver.close()
         self.node.close()
+        await self._pool.close()
+        await self.ledger.close()
 
     # -- waiting ---------------------------------------------------------------------------------
 
@@ -229,16 +246,18 @@ class Line:
 
     async def read_books(self) -> Books:
         """Wait until nothing is pending, and read everything."""
-        async with self.node.open_ledger() as ledger:
 
-            async def quiet() -> bool:
-                accounts = await self._accounts(ledger)
-                return not any(a.debits_pending or a.credits_pending for a in accounts.values())
+        async def quiet() -> bool:
+            try:
+                accounts = await self._accounts()
+            except LedgerUnavailable:
+                return False  # A session that died with its server says so once.
+            return not any(a.debits_pending or a.credits_pending for a in accounts.values())
 
-            await wait_for(quiet, "nothing is pending")
-            numbers = [asset.ledger for asset in self.assets.values()]
-            transfers = [t for number in numbers for t in await _transfers(ledger, number)]
-            return Books(await self._accounts(ledger), transfers)
+        await wait_for(quiet, "nothing is pending")
+        numbers = [asset.ledger for asset in self.assets.values()]
+        transfers = [t for number in numbers for t in await _transfers(self.ledger, number)]
+        return Books(await self._accounts(), transfers)
 
     async def check_books(self) -> Books:
         """Hold the books to the invariants, and to what the neighbours saw (M8 to M10).
@@ -258,10 +277,10 @@ class Line:
             assert books.earned_by(self.ids[name]) <= set(receiver.fulfilled)
         return books
 
-    async def _accounts(self, ledger: Ledger) -> dict[int, Account]:
+    async def _accounts(self) -> dict[int, Account]:
         found: dict[int, Account] = {}
         for asset in self.assets.values():
-            accounts = await ledger.query_accounts(ledger=asset.ledger)
+            accounts = await self.ledger.query_accounts(ledger=asset.ledger)
             found.update((account.id, account) for account in accounts)
         return found
 
