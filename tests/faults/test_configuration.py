@@ -48,7 +48,7 @@ async def test_changes_after_the_directory_lost_its_connections(line: Line) -> N
         terminated = await connection.fetch(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid() "
-            "AND application_name NOT IN ('jirani-ledger', 'jirani-test')"
+            "AND application_name = 'jirani directory'"
         )
     finally:
         await connection.close()
