@@ -64,8 +64,8 @@ function send ([url, token, destination, inFlight, firstAmount, expiry]) {
     outstanding--
     if (stopping) {
       if (outstanding === 0) {
-        print(outcome)
-        process.exit(0)
+        // A pipe takes 64 KiB at a time: the end must not come before the last of it.
+        process.stdout.write(JSON.stringify(outcome) + '\n', () => process.exit(0))
       }
     } else {
       setTimeout(one, reply === null ? 50 : 0)

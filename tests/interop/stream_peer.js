@@ -14,7 +14,7 @@ const { DataAndMoneyStream } = require(path.join(modules, 'ilp-protocol-stream/d
 // It sets `closed` on its streams, which Node.js 18 made a getter of all streams.
 Object.defineProperty(DataAndMoneyStream.prototype, 'closed', { writable: true, value: false })
 
-const print = (value) => process.stdout.write(JSON.stringify(value) + '\n')
+const print = (value, then) => process.stdout.write(JSON.stringify(value) + '\n', then)
 const [mode, port, url, tokenFromNode, tokenToNode, account, secret, amount] = process.argv.slice(2)
 const plugin = new Plugin({
   incoming: { port: Number(port), staticToken: tokenFromNode },
@@ -62,11 +62,9 @@ async function send () {
     delivered: connection.totalDelivered,
     asset: connection.destinationAssetCode,
     address: connection.sourceAccount
-  })
-  process.exit(problem ? 1 : 0)
+  }, () => process.exit(problem ? 1 : 0))
 }
 
 (mode === 'receive' ? receive() : send()).catch((error) => {
-  print({ error: error.message })
-  process.exit(1)
+  print({ error: error.message }, () => process.exit(1))
 })
