@@ -6,6 +6,7 @@ is flushed. A second one ends the process at once.
 """
 
 import asyncio
+import gc
 import os
 import secrets
 import signal
@@ -48,6 +49,7 @@ from connector.worker_metrics import (
 DRAIN_S_MAX: Final = 35.0
 BALANCES_S: Final = 5.0
 EXPIRY_SWEEP_S: Final = 1.0
+GC_ALLOCATIONS: Final = 50_000
 
 log = structlog.get_logger(__name__)
 
@@ -213,6 +215,17 @@ async def _repeat(period_s: float, step: Callable[[], Awaitable[None]]) -> None:
             log.exception("background_step_failed", step=step.__name__)
 
 
+def _calm_collector() -> None:
+    """Let the garbage collector look seldom, and only at what is new.
+
+    A packet leaves no cycles behind, so looking every 700 allocations finds nothing and stops the
+    loop for milliseconds each time that it comes to the old objects.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 100)
+
+
 async def _next_slot(settings: Settings) -> int:
     """The number of this worker start; it marks every transfer that this process makes."""
     connection = await connect_postgres(settings)
@@ -237,6 +250,7 @@ async def run(settings: Settings) -> int:
         loop.add_signal_handler(number, stop)
     async with AsyncExitStack() as stack:
         worker = await Worker.start(settings, stack)
+        _calm_collector()
         waits = [asyncio.ensure_future(event.wait()) for event in (stopping, worker.lost)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
