@@ -247,7 +247,10 @@ async def repeat(
     rate: int = 0,
 ) -> None:
     options.in_flight, options.connections = in_flight, connections
-    runs = [await measure(target, options, rate) for _ in range(options.runs)]
+    runs = []
+    for _ in range(options.runs):
+        await asyncio.sleep(options.rest)
+        runs.append(await measure(target, options, rate))
     show(label, runs)
 
 
@@ -290,6 +293,9 @@ def main() -> None:
     parser.add_argument("--packets", type=int, default=0, help="also a soak of so many packets")
     parser.add_argument("--pipeline-depth", type=int, default=1, help="towards the stub peer")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument(
+        "--rest", type=float, default=0.0, help="seconds before each run, for machines that tire"
+    )
     parser.add_argument("--seconds", type=float, default=4.0)
     asyncio.run(matrix(parser.parse_args()))
 
