@@ -34,10 +34,6 @@ for command in commands:
     main.add_command(command)
 
 
-for command in commands:
-    main.add_command(command)
-
-
 @main.command()
 def run() -> None:
     """Run a whole node: stores, rates and connector workers.
