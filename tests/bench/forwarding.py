@@ -122,7 +122,7 @@ async def stored_target(options: argparse.Namespace, sink: int) -> AsyncIterator
         environment = {"EXCHANGE_RATES": RATES}
         replica = None
         if options.ledger == "tigerbeetle":
-            replica = Replica(os.environ["TIGERBEETLE_BIN"])
+            replica = Replica(os.environ["TIGERBEETLE_BIN"], development=False)
             environment["TIGERBEETLE_REPLICA_ADDRESSES"] = replica.cluster.addresses
         node = Node(postgres.create_database(), workers=options.workers, environment=environment)
         try:

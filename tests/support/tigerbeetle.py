@@ -41,8 +41,13 @@ class Cluster(NamedTuple):
 class Replica:
     """A cluster of one throwaway replica: a process, a data file, a port that stays the same."""
 
-    def __init__(self, binary: str, cluster_id: int = 0) -> None:
+    def __init__(self, binary: str, cluster_id: int = 0, *, development: bool = True) -> None:
+        """Format a data file and start.
+
+        development - small caches and requests, and no direct IO: right for tests, not for figures.
+        """
         self._binary = binary
+        self._mode = ["--development"] if development else []
         self._folder = Path(tempfile.mkdtemp(prefix="jirani-tigerbeetle-"))
         self._file = self._folder / "0_0.tigerbeetle"
         self._process: subprocess.Popen[bytes] | None = None
@@ -57,7 +62,7 @@ class Replica:
                 f"--cluster={cluster_id}",
                 "--replica=0",
                 "--replica-count=1",
-                "--development",
+                *self._mode,
                 self._file,
             ],
             check=True,
@@ -72,7 +77,7 @@ class Replica:
                 [
                     self._binary,
                     "start",
-                    "--development",
+                    *self._mode,
                     f"--addresses={self.cluster.addresses}",
                     self._file,
                 ],
