@@ -24,7 +24,7 @@ from connector.accounts.cipher import Cipher
 from connector.accounts.directory import DirectoryWatcher
 from connector.deadlines import TICK_S
 from connector.directory import EMPTY, Directory
-from connector.errors import ConfigError, ConnectorError, LedgerUnavailable
+from connector.errors import ConnectorError, LedgerUnavailable
 from connector.ledger.batcher import Batcher
 from connector.ledger.ledger import BATCH_EVENTS_MAX, Ledger
 from connector.ledger.ledger import Account as LedgerAccount
@@ -266,8 +266,6 @@ def main() -> None:
         settings = load_settings()
         node_logging.configure(settings, os.environ.get("JIRANI_PROCESS", "worker"))
         sys.exit(uvloop.run(run(settings)))
-    except ConfigError as error:
-        sys.exit(str(error))
     except ConnectorError as error:
         sys.exit(str(error))
 

@@ -168,7 +168,6 @@ class Pipeline:
         self._rates: RateTable = NO_RATES
         self._in_flight: dict[int, Packet] = {}
         self._wheel: DeadlineWheel[Packet] = DeadlineWheel(monotonic())
-        self._next_base = self._ids.next
         self.accounts: dict[int, Account] = {}
         self.accepting = True
         self.undecodable = 0
@@ -268,9 +267,9 @@ class Pipeline:
 
         rules = self._rules
         now_ms = self._wall_ms()
-        expires_in_ms = parse_expiry(prepare.expires_at) - now_ms
+        arrived_expiry_ms = parse_expiry(prepare.expires_at)
         expires_at_ms = outgoing_expiry_ms(
-            expires_in_ms + now_ms, now_ms, rules.expiry_margin_ms, rules.hold_ms_max
+            arrived_expiry_ms, now_ms, rules.expiry_margin_ms, rules.hold_ms_max
         )
         if expires_at_ms is None:
             return Refusal(codes.R02_INSUFFICIENT_TIMEOUT, "insufficient timeout")
@@ -278,7 +277,7 @@ class Pipeline:
         leaves_in_s = (expires_at_ms - now_ms) / 1000
         decide_in_ms = expires_at_ms - now_ms + rules.late_fulfil_slack_ms
         packet = Packet(
-            self._next_base(now_ms),
+            self._ids.next(now_ms),
             prepare,
             exchange,
             source,
@@ -289,7 +288,7 @@ class Pipeline:
             now + min(RESERVE_WAIT_MAX_S, leaves_in_s - SEND_MARGIN_S),
             now + leaves_in_s - SEND_MARGIN_S,
             now + decide_in_ms / 1000,
-            now + (expires_in_ms - REPLY_MARGIN_MS) / 1000,
+            now + (arrived_expiry_ms - now_ms - REPLY_MARGIN_MS) / 1000,
         )
         if prepare.amount:
             packet.hold = plan.hold(
@@ -385,14 +384,15 @@ class Pipeline:
 
     def _hold_refused(self, packet: Packet, leg: int, status: int) -> None:
         packet.hold = ()
+        code, message = hold_refusal(leg, status)
         if is_account_missing(status):
             self._on_account_missing()
-        elif hold_refusal(leg, status)[0] == codes.T00_INTERNAL_ERROR:
+        elif code == codes.T00_INTERNAL_ERROR:
             self._alarm("hold_refused", packet, status)
         if packet.verdict == REJECTED:
             self._finish(packet)
         else:
-            self._reject(packet, *hold_refusal(leg, status))
+            self._reject(packet, code, message)
 
     def _send(self, packet: Packet) -> None:
         destination = packet.destination

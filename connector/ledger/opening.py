@@ -25,11 +25,3 @@ async def open_ledger(settings: Settings) -> Ledger:
     ledger = PostgresLedger(settings.postgres_url())
     await ledger.lookup_accounts([1])
     return ledger
-
-
-def describe_ledger(settings: Settings) -> str:
-    """Which ledger is in use, for people."""
-    if settings.use_tigerbeetle:
-        addresses = ", ".join(settings.tigerbeetle_replica_addresses)
-        return f"TigerBeetle cluster {settings.tigerbeetle_cluster_id} at {addresses}"
-    return "Postgres"
