@@ -1,13 +1,5 @@
 """Everything here that is asynchronous runs on both event loops."""
 
-import asyncio
-from collections.abc import Callable
+from tests.support.loops import pytest_asyncio_loop_factories
 
-import pytest
-import uvloop
-
-
-def pytest_asyncio_loop_factories(
-    config: pytest.Config, item: pytest.Item
-) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+__all__ = ["pytest_asyncio_loop_factories"]
