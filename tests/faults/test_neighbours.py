@@ -67,7 +67,8 @@ async def close_in_the_answer(connection: StubConnection, fulfill: bytes) -> Non
 
 
 async def close_after_the_answer(connection: StubConnection, fulfill: bytes) -> None:
-    await connection.send(http_answer(fulfill))
+    # Announced: without it another packet may be on the connection already, and is rightly cut.
+    await connection.send(http_answer(fulfill, "200 OK", "Connection: close"))
     connection.close()
 
 
